@@ -1,0 +1,1 @@
+"""Building blocks: pure functions of packed tensors, one family of interchangeable parts a folder."""

@@ -1,0 +1,1 @@
+"""Attention schemes: how the tokens of one sequence look at each other."""

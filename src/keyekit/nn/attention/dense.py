@@ -1,0 +1,33 @@
+"""Dense causal attention."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from keyekit.nn.attention.base import Attention, AttentionOutput, GroupedQueryProjection, LayerContext
+from keyekit.nn.attention.segmented import segmented_attention
+from keyekit.nn.spec import LayerSpec
+
+__all__ = ["Dense"]
+
+
+class Dense(Attention):
+    """Every token attends to all earlier tokens of its sequence, through PyTorch's fused attention (Qwen3, Keye-VL 8B sheet 1.2).
+
+    Args:
+        spec: Sizes of the layer, filled in by the decoder.
+    """
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__(spec)
+        self.projection = GroupedQueryProjection(spec)
+        self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.dim, bias=False)
+
+    def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
+        """Attend to every earlier token; see :class:`Attention`."""
+        query, key, value = self.projection(hidden, context.rotary)
+        if context.cache is not None:
+            key = context.cache.extend("key", key, context.segments)
+            value = context.cache.extend("value", value, context.segments)
+        mixed = segmented_attention(query, key, value, context.segments, causal=True)
+        return AttentionOutput(hidden=self.o_proj(mixed.flatten(1)))

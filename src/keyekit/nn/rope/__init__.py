@@ -1,0 +1,1 @@
+"""Rotary position embeddings: three-axis for the decoder, two-axis for the vision tower."""

@@ -1,0 +1,1 @@
+"""Vision encoders: patches in, one feature per patch out."""

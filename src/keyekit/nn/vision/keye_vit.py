@@ -1,0 +1,100 @@
+"""Keye's native-resolution vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keyekit.batch import Segments
+from keyekit.nn.encoder import EncoderBlock
+from keyekit.nn.rope.grid import grid_rotary_tables
+from keyekit.nn.vision.base import VisionEncoder
+
+__all__ = ["KeyeViT"]
+
+
+class KeyeViT(VisionEncoder):
+    """SigLIP's vision transformer made native-resolution (Keye-VL 8B sheet 1.3, Keye-VL-2.0 sheet 3).
+
+    Position enters twice: a learned table interpolated to each grid, and a two-axis rotary embedding in every layer. Each
+    image or frame attends to itself alone. The defaults are the released size.
+
+    Args:
+        dim: Width.
+        num_layers: Blocks.
+        num_heads: Attention heads; ``dim / num_heads`` is a multiple of 4.
+        hidden_dim: Inner width of the perceptrons.
+        patch_size: Side of a patch in pixels.
+        image_size: Side in pixels of the square for which the learned table was made.
+        in_channels: Channels of the image.
+        rope_theta: Base of the rotary frequencies.
+
+    Example:
+        >>> vit = KeyeViT(dim=32, num_layers=1, num_heads=2, hidden_dim=64, image_size=56)
+        >>> vit(torch.zeros(4 + 6, 3, 14, 14), [(2, 2), (2, 3)]).shape
+        torch.Size([10, 32])
+    """
+
+    def __init__(
+        self,
+        dim: int = 1152,
+        num_layers: int = 27,
+        num_heads: int = 16,
+        hidden_dim: int = 4304,
+        patch_size: int = 14,
+        image_size: int = 384,
+        in_channels: int = 3,
+        rope_theta: float = 10000.0,
+    ) -> None:
+        super().__init__(dim, patch_size)
+        self.head_dim = dim // num_heads
+        self.rope_theta = rope_theta
+        self.embeddings = PatchEmbeddings(dim, patch_size, image_size // patch_size, in_channels)
+        self.encoder = nn.ModuleDict(
+            {"layers": nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim) for _ in range(num_layers))}
+        )
+        self.post_layernorm = nn.LayerNorm(dim, 1e-6)
+
+    def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """Encode ``patches [P, C, patch, patch]`` to ``[P, dim]``; see :class:`VisionEncoder`."""
+        expected = sum(rows * columns for rows, columns in grids)
+        if expected != patches.shape[0]:
+            raise ValueError(f"the grids hold {expected} patches but {patches.shape[0]} were given")
+        segments = Segments.of([rows * columns for rows, columns in grids], device=patches.device)
+        tables = grid_rotary_tables(grids, self.head_dim, self.rope_theta, patches.device)
+        hidden = self.embeddings(patches, grids)
+        for block in self.encoder["layers"]:
+            hidden = block(hidden, segments, tables)
+        return self.post_layernorm(hidden)
+
+
+class PatchEmbeddings(nn.Module):
+    """Linear patch projection plus a learned position table, interpolated to every grid."""
+
+    def __init__(self, dim: int, patch_size: int, side: int, in_channels: int) -> None:
+        super().__init__()
+        self.side = side
+        self.patch_embedding = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.position_embedding = nn.Embedding(side * side, dim)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+
+    def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """``[P, C, patch, patch]`` to ``[P, dim]``."""
+        weight = self.patch_embedding.weight.flatten(1)  # a convolution whose kernel covers the patch is a matrix product
+        projected = functional.linear(patches.flatten(1).to(weight.dtype), weight, self.patch_embedding.bias)
+        tables = {grid: self.interpolate(grid) for grid in set(grids)}
+        if len(tables) == 1:
+            table = tables[grids[0]]
+            return (projected.unflatten(0, (-1, table.shape[0])) + table).flatten(0, 1)
+        return projected + torch.cat([tables[grid] for grid in grids])
+
+    def interpolate(self, grid: tuple[int, int]) -> Tensor:
+        """The position table at ``(rows, columns)``, as ``[rows * columns, dim]`` (bilinear, corners not aligned)."""
+        if grid == (self.side, self.side):
+            return self.position_embedding.weight
+        square = self.position_embedding.weight.T.unflatten(1, (self.side, self.side))[None]
+        resized = functional.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+        return resized[0].flatten(1).T

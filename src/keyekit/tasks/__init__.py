@@ -1,0 +1,1 @@
+"""Tasks: thin LightningModules that join a network, an objective and logging."""

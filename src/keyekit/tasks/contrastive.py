@@ -1,0 +1,66 @@
+"""Image–text matching: stage 0 of the pipelines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from keyekit.batch import ContrastiveBatch
+from keyekit.models.contrastive import ContrastiveModel
+from keyekit.objectives.siglip import SigLIP
+from keyekit.optim.groups import ParameterGroup
+from keyekit.optim.schedules import Schedule
+from keyekit.tasks.base import Task
+
+__all__ = ["ContrastivePretraining"]
+
+
+class ContrastivePretraining(Task):
+    """Teach a vision tower to match images with captions by the sigmoid loss (Keye-VL 8B sheet 4.2, stage 0).
+
+    Args:
+        network: Vision and text towers.
+        objective: The loss over image–caption pairs.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decay of matrices.
+        betas: AdamW's averaging factors.
+        groups: Learning rates, decay and freezing by name pattern; the first match decides.
+        schedule: Learning-rate schedule; warm-up and cosine by default.
+        init_from: Folder with weights to start from.
+    """
+
+    network: ContrastiveModel
+
+    def __init__(
+        self,
+        network: ContrastiveModel,
+        objective: SigLIP | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        groups: list[ParameterGroup] | None = None,
+        schedule: Schedule | None = None,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from)
+        self.objective = objective or SigLIP()
+
+    def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
+        """Loss of one batch of pairs."""
+        loss, accuracy = self._match(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.segments))
+        self.log("train/accuracy", accuracy, batch_size=len(batch.segments))
+        return loss
+
+    def validation_step(self, batch: ContrastiveBatch, batch_idx: int) -> None:
+        """Log the loss and how often the best caption of an image fits it."""
+        loss, accuracy = self._match(batch)
+        values = {"val/loss": loss, "val/accuracy": accuracy}
+        self.log_dict(values, prog_bar=True, batch_size=len(batch.segments), sync_dist=True)
+
+    def _match(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
+        logits = self.network.logits(*self.network(batch))
+        with torch.no_grad():
+            best = logits.argmax(dim=1, keepdim=True)
+            accuracy = batch.matches.gather(1, best).float().mean()
+        return self.objective(logits, batch.matches), accuracy

@@ -1,0 +1,123 @@
+"""Next-token training on packs of conversations, and evaluation by generated answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from keyekit.batch import Batch
+from keyekit.metrics.answers import Prediction
+from keyekit.models.decoder import DecoderOutput
+from keyekit.models.generation import generate
+from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.nn.moe.base import Router
+from keyekit.objectives.cross_entropy import CrossEntropy
+from keyekit.objectives.router_balance import balance_loss, load_imbalance
+from keyekit.optim.groups import ParameterGroup
+from keyekit.optim.schedules import Schedule
+from keyekit.tasks.base import Task
+
+__all__ = ["LanguageModeling"]
+
+
+class LanguageModeling(Task):
+    """Train a vision-language model on answers (Keye-VL 8B sheet 4.1, stages 1 to 3).
+
+    The loss is the mean over all targets of the global batch, plus whatever losses the attention layers report and, with a
+    mixture of experts, the balance loss. Validation and test generate an answer to every prompt.
+
+    Args:
+        network: The model to train.
+        objective: The summed loss over labelled positions.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decay of matrices.
+        betas: AdamW's averaging factors.
+        groups: Learning rates, decay and freezing by name pattern; the first match decides.
+        schedule: Learning-rate schedule; warm-up and cosine by default.
+        router_balance: Factor on the routers' balance loss.
+        max_new_tokens: Longest generated answer.
+        init_from: Folder with weights to start from, such as a contrastive run's ``export``.
+    """
+
+    network: VisionLanguageModel
+
+    def __init__(
+        self,
+        network: VisionLanguageModel,
+        objective: CrossEntropy | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        groups: list[ParameterGroup] | None = None,
+        schedule: Schedule | None = None,
+        router_balance: float = 0.001,
+        max_new_tokens: int = 32,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from)
+        self.objective = objective or CrossEntropy()
+        self.router_balance = router_balance
+        self.max_new_tokens = max_new_tokens
+        self._expert_load: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one pack."""
+        output = self.network(batch)
+        summed = self.objective(output.hidden, self.network.decoder.lm_head.weight, batch.labels, batch.num_targets)
+        prediction = summed / self.global_targets(batch.num_targets)
+        loss = prediction + sum(output.losses.values(), start=prediction.new_zeros(()))
+        values = {"train/prediction_loss": prediction.detach()} | {f"train/{name}": v for name, v in output.meters.items()}
+        if output.routing:
+            self._remember_load(output)
+            balance = balance_loss(output.routing)
+            loss = loss + self.router_balance * balance
+            values |= {"train/router_balance": balance.detach(), "train/load_imbalance": load_imbalance(output.routing)}
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
+        self.log_dict(values, batch_size=batch.num_targets or 1)
+        return loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, then let the routers follow the load of the global batch."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        routers = [module for module in self.network.modules() if isinstance(module, Router)]
+        for router, counts in zip(routers, self._expert_load, strict=bool(self._expert_load)):
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(counts)
+            router.update(counts)
+        self._expert_load = []
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Prediction]]:
+        """Answer every prompt of a pack."""
+        return self.answer(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Prediction]]:
+        """Answer every prompt of a pack."""
+        return self.answer(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
+        """Answer every prompt of a pack."""
+        return self.answer(batch)["predictions"]
+
+    def answer(self, batch: Batch) -> dict[str, list[Prediction]]:
+        """Generate greedily and pair each answer with its sample."""
+        tokenizer = self.trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+        stop = {tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")}
+        answers = generate(self.network, batch, stop_tokens=stop, max_new_tokens=self.max_new_tokens)
+        texts = (tokenizer.decode(answer) for answer in answers)
+        return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
+
+    def _remember_load(self, output: DecoderOutput) -> None:
+        """Add up the experts' visits until the next optimizer step."""
+        counts = [layer.counts.detach().clone() for layer in output.routing]
+        held = self._expert_load or [torch.zeros_like(count) for count in counts]
+        self._expert_load = [before + count for before, count in zip(held, counts, strict=True)]

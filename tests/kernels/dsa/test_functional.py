@@ -1,0 +1,56 @@
+"""The packed door: sequences never mix, selection is causal, implementations are chosen by name."""
+
+import logging
+
+import pytest
+import torch
+
+from keyekit_kernels import dsa
+from keyekit_kernels.dsa import reference
+
+
+def test_selection_is_causal_and_stays_inside_each_sequence() -> None:
+    torch.manual_seed(0)
+    lengths = (5, 1, 9)
+    query, key, gate = torch.randn(15, 2, 8), torch.randn(15, 8), torch.randn(15, 2)
+    chosen = dsa.index_topk(query, key, gate, lengths, lengths, topk=3)
+    start = 0
+    for length in lengths:
+        alone = dsa.index_topk(*(x[start : start + length] for x in (query, key, gate)), (length,), (length,), topk=3)
+        for t in range(length):
+            row = chosen[start + t]
+            used = row[row >= 0] - start
+            assert used.tolist() == alone[t][alone[t] >= 0].tolist()
+            assert len(used) == min(3, t + 1) and used.max() <= t and used.min() >= 0
+        start += length
+
+
+def test_decoding_selects_what_the_whole_sequence_selected() -> None:
+    torch.manual_seed(0)
+    query, key, gate = torch.randn(9, 2, 8), torch.randn(9, 8), torch.randn(9, 2)
+    whole = dsa.index_topk(query, key, gate, (9,), (9,), topk=4)
+    last = dsa.index_topk(query[8:], key, gate[8:], (1,), (9,), topk=4)
+    assert last[0].tolist() == whole[8].tolist()
+
+
+def test_indexer_kl_trains_the_indexer_alone() -> None:
+    torch.manual_seed(0)
+    iq, ik, gate = (torch.randn(s, requires_grad=True) for s in ((6, 2, 8), (6, 8), (6, 2)))
+    query, key = torch.randn(6, 4, 16, requires_grad=True), torch.randn(6, 2, 16, requires_grad=True)
+    indices = dsa.index_topk(iq, ik, gate, (6,), (6,), topk=4)
+    divergence = dsa.indexer_kl(iq, ik, gate, query, key, indices, 0.25)
+    assert (divergence >= -1e-6).all() and divergence[0].abs() < 1e-6  # one visible key: nothing to learn
+    divergence.sum().backward()
+    assert query.grad is None and key.grad is None
+    assert iq.grad.abs().sum() > 0 and ik.grad.abs().sum() > 0 and gate.grad.abs().sum() > 0
+    target = reference.attention_target(query, key, indices, 0.25)
+    torch.testing.assert_close(target.sum(1), torch.ones(6))
+
+
+def test_unknown_implementation_is_refused_and_auto_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="choose 'auto' or one of"):
+        dsa.resolve_implementation("fast", "cpu")
+    dsa.resolve_implementation.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert dsa.resolve_implementation("auto", "cpu") == "torch"
+    assert "'torch' reference" in caplog.text

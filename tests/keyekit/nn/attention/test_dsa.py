@@ -1,0 +1,99 @@
+"""The DSA layer: what it selects, what it trains, what it reports."""
+
+import pytest
+import torch
+
+from keyekit.batch import Segments
+from keyekit.nn.attention.base import LayerContext
+from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.rope.rotary import MultimodalRope, Rotary
+from keyekit.nn.spec import LayerSpec
+
+ROPE = MultimodalRope(head_dim=32, section=(4, 6, 6))
+SPEC = LayerSpec(layer=0, dim=48, num_heads=4, num_groups=2, head_dim=32, hidden_dim=64, norm_eps=1e-6, rope=ROPE)
+
+
+def context(lengths: list[int], **extra) -> LayerContext:
+    positions = torch.cat([torch.arange(n) for n in lengths]).expand(3, -1)
+    fields = {"num_tokens": sum(lengths)} | extra
+    return LayerContext(segments=Segments.of(lengths), rotary=Rotary(ROPE, positions), **fields)
+
+
+def layer(**arguments) -> DSA:
+    torch.manual_seed(0)
+    return DSA(SPEC, **({"topk": 4, "num_indexer_heads": 2, "indexer_head_dim": 16} | arguments))
+
+
+def test_indexer_weights_have_the_released_shapes() -> None:
+    spec = LayerSpec(
+        layer=0, dim=2048, num_heads=32, num_groups=4, head_dim=128, hidden_dim=6144, norm_eps=1e-6, rope=MultimodalRope(theta=1e7)
+    )
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in DSA(spec).named_parameters() if "sa_indexer" in name}
+    assert shapes == {  # Keye-VL-2.0 sheet 5
+        "sa_indexer.q_proj.weight": (1040, 2048),
+        "sa_indexer.k_proj.weight": (64, 2048),
+        "sa_indexer.q_norm.weight": (64,),
+        "sa_indexer.k_norm.weight": (64,),
+        "sa_indexer.k_norm.bias": (64,),
+    }
+
+
+def test_each_loss_trains_its_own_side() -> None:
+    attention = layer()
+    hidden = torch.randn(12, 48, requires_grad=True)
+    output = attention(hidden, context([7, 5]))
+    output.losses["indexer_kl"].backward(retain_graph=True)
+    assert hidden.grad is None, "the indexer's loss must not reach the model"
+    trained = {name for name, p in attention.named_parameters() if p.grad is not None}
+    assert trained == {name for name, _ in attention.named_parameters() if "sa_indexer" in name}
+    attention.zero_grad()
+    output.hidden.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for name, p in attention.named_parameters() if "sa_indexer" in name)
+    assert hidden.grad.abs().sum() > 0
+
+
+def test_the_indexer_learns_to_follow_the_attention() -> None:
+    attention = layer(topk=6)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        attention.projection.q_proj.weight.mul_(8)  # a peaked teacher
+    hidden = torch.randn(60, 48)
+    optimizer = torch.optim.Adam(attention.sa_indexer.parameters(), lr=1e-2)
+    divergences = []
+    for _ in range(60):
+        loss = attention(hidden, context([30, 30])).losses["indexer_kl"]
+        divergences.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert sum(divergences[-5:]) < 0.6 * sum(divergences[:5])
+
+
+def test_replayed_selection_is_used_and_returned() -> None:
+    attention = layer()
+    hidden = torch.randn(9, 48)
+    free = attention(hidden, context([9]))
+    other = torch.where(free.selection >= 0, torch.zeros_like(free.selection), free.selection)
+    replayed = attention(hidden, context([9], selection=other))
+    assert replayed.selection is other
+    assert not torch.allclose(free.hidden, replayed.hidden)
+    torch.testing.assert_close(attention(hidden, context([9], selection=free.selection)).hidden, free.hidden)
+
+
+def test_share_counts_the_samples_and_not_the_tail() -> None:
+    output = layer(topk=2)(torch.randn(10, 48), context([4, 6], num_tokens=4))
+    assert output.meters["selected_share"].item() == pytest.approx((1 + 2 + 2 + 2) / 10)
+
+
+def test_no_loss_without_gradients_or_with_weight_zero() -> None:
+    assert layer(kl_weight=0.0)(torch.randn(4, 48), context([4])).losses == {}
+    with torch.no_grad():
+        assert layer()(torch.randn(4, 48), context([4])).losses == {}
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="topk=0"):
+        layer(topk=0)
+    with pytest.raises(ValueError, match="does not scale"):
+        layer(indexer_head_dim=10)
