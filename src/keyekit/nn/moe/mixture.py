@@ -12,7 +12,7 @@ from keyekit.nn.moe.base import FeedForward, FeedForwardOutput, Router, RouterSp
 from keyekit.nn.moe.routers import SoftmaxTopK
 from keyekit.nn.spec import LayerSpec
 
-__all__ = ["Experts", "MixtureOfExperts"]
+__all__ = ["Experts", "MixtureOfExperts", "grouped_product", "product_by_product"]
 
 
 class MixtureOfExperts(FeedForward):
@@ -67,6 +67,29 @@ class Experts(nn.Module):
 
     def forward(self, hidden: Tensor, counts: Tensor) -> Tensor:
         """Transform ``hidden [visits, D]``, sorted by expert, of which ``counts [E]`` go to each."""
-        offsets = counts.cumsum(0).to(torch.int32)
-        gate, up = functional.grouped_mm(hidden, self.gate_up_proj, offs=offsets).chunk(2, dim=-1)
-        return functional.grouped_mm(functional.silu(gate) * up, self.down_proj, offs=offsets)
+        gate, up = grouped_product(hidden, self.gate_up_proj, counts).chunk(2, dim=-1)
+        return grouped_product(functional.silu(gate) * up, self.down_proj, counts)
+
+
+def grouped_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
+    """Multiply consecutive groups of rows, each with its own matrix, in one call.
+
+    PyTorch's grouped kernel takes float32, bfloat16 and float16; float64 runs through :func:`product_by_product`.
+
+    Args:
+        rows: ``[visits, in]``, sorted by expert.
+        matrices: ``[E, in, out]``.
+        counts: ``[E]`` int64 rows of each expert.
+
+    Returns:
+        ``[visits, out]``.
+    """
+    if rows.dtype == torch.float64:
+        return product_by_product(rows, matrices, counts)
+    return functional.grouped_mm(rows, matrices, offs=counts.cumsum(0).to(torch.int32))
+
+
+def product_by_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
+    """The definition of :func:`grouped_product`: one matrix product per expert. Reads ``counts [E]`` on the host."""
+    groups = rows.split(counts.tolist())
+    return torch.cat([group @ matrix for group, matrix in zip(groups, matrices, strict=True)])

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from keyekit.nn.moe.base import RouterSpec
-from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.nn.moe.mixture import MixtureOfExperts, grouped_product, product_by_product
 from keyekit.nn.moe.routers import SigmoidBias, SoftmaxTopK
 from keyekit.nn.rope.rotary import MultimodalRope
 from keyekit.nn.spec import LayerSpec
@@ -108,3 +108,17 @@ def test_balance_loss_is_one_when_even_and_reaches_the_router() -> None:
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="between 1 and num_experts=2"):
         MixtureOfExperts(SPEC, num_experts=2, active_experts=3)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [9, 0, 0, 0], [0, 0, 0, 9]])
+def test_grouped_product_equals_its_definition_with_gradients(counts: list[int]) -> None:
+    torch.manual_seed(0)
+    rows, matrices = torch.randn(9, 16, requires_grad=True), torch.randn(4, 16, 8, requires_grad=True)
+    visits = torch.tensor(counts)
+    ours, theirs = grouped_product(rows, matrices, visits), product_by_product(rows, matrices, visits)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn_like(ours)
+    mine = torch.autograd.grad((ours * weight).sum(), (rows, matrices))
+    other = torch.autograd.grad((theirs * weight).sum(), (rows, matrices))
+    for a, b in zip(mine, other, strict=True):
+        torch.testing.assert_close(a, b)
