@@ -1,0 +1,196 @@
+"""``keyekit fit | validate | test | predict``: LightningCLI over recipes.
+
+Example:
+    >>> cli = run("fit", ["recipes/quickstart.yaml", "--trainer.max_steps=10"])  # doctest: +SKIP
+    >>> cli.trainer.callback_metrics  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from keyekit.cli.command_line import CommandLine, parts_in
+from keyekit.cli.diagnosis import diagnose, locate
+from keyekit.cli.errors import CommandError
+from keyekit.cli.run_folder import RunOptions, create_run_folder
+from keyekit.registry import load_target
+
+__all__ = ["KeyeCLI", "fit", "predict", "run", "test", "validate"]
+
+_log = logging.getLogger(__name__)
+
+
+class RecipeParser(LightningArgumentParser):
+    """Lightning's parser with errors that name the valid choices, the closest one and the place in the recipe."""
+
+    command_line: CommandLine | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of exiting, so that Python callers see the message too."""
+        if not self.exit_on_error:  # one of the parsers inside: its message becomes part of the outer one
+            super().error(message, ex)
+        raise CommandError(diagnose(message, self.command_line)) from ex
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Writes the resolved recipe into the run folder and tells every rank which folder that is."""
+
+    def setup(self, trainer: Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Agree on the folder, then save."""
+        folder = trainer.strategy.broadcast(trainer.default_root_dir)
+        trainer._default_root_dir = folder  # Lightning has no setter; only rank 0 knew the number before this point
+        super().setup(trainer, pl_module, stage)
+
+
+class KeyeCLI(LightningCLI):
+    """One sub-command on one recipe.
+
+    After construction the run is over; ``trainer``, ``model``, ``datamodule`` and ``run_folder`` are what it used.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        command_line: Recipes and options.
+    """
+
+    run_folder: Path
+
+    def __init__(self, subcommand: str, command_line: CommandLine) -> None:
+        self._wanted = subcommand
+        self._command_line = command_line
+        super().__init__(
+            lightning.LightningModule,
+            lightning.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveRecipe,
+            save_config_kwargs={"overwrite": True, "config_filename": _config_name(subcommand)},
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_class=RecipeParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=[subcommand, *command_line.arguments],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Only the sub-command that was asked for: building the other three parsers takes seconds."""
+        return {self._wanted: LightningCLI.subcommands()[self._wanted]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Create a parser that knows the recipes, for its error messages."""
+        parser = super().init_parser(prog=f"keyekit {self._wanted}", **kwargs)
+        assert isinstance(parser, RecipeParser)
+        parser.command_line = self._command_line
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and the key that recipes inherit by."""
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument("--base", type=list[str] | str | None, default=None, help="Recipes to inherit from.")
+        parser.set_defaults({"run.name": self._command_line.name, "data": None})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then forget ``base``: its files are already merged, and the saved recipe stands alone."""
+        self.config = parser.parse_args(args)
+        self.config[self._wanted].pop("base", None)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the recipe alone: a checkpoint brings weights and progress, never configuration."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Create the trainer with its run folder and a TensorBoard logger in it."""
+        config = self._get(self.config_init, "trainer")
+        options = self._get(self.config_init, "run")
+        self.run_folder = _run_folder(RunOptions(**vars(options)) if isinstance(options, Namespace) else options)
+        if config.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = str(self.run_folder)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(save_dir=self.run_folder, name="", version="")
+        rank_zero_info("run folder: %s", self.run_folder)
+        return super().instantiate_trainer(**kwargs)
+
+
+def _config_name(subcommand: str) -> str:
+    return "config.yaml" if subcommand == "fit" else f"{subcommand}.yaml"
+
+
+def _run_folder(options: RunOptions) -> Path:
+    """The numbered folder on rank 0; the folder above it elsewhere, until rank 0 tells the number."""
+    if rank_zero_only.rank == 0:
+        return create_run_folder(options)
+    return Path(options.folder or Path(options.root) / options.name)
+
+
+def prepare(arguments: Sequence[str]) -> CommandLine:
+    """Split arguments and import the parts that they and the recipes name, so that short names resolve.
+
+    Raises:
+        CommandError: If the words make no sense.
+        RecipeError: If a recipe or one of its bases is missing or broken.
+        PartError: If a part that is named cannot be imported.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    command_line = CommandLine.parse(arguments)
+    for part in parts_in(command_line):
+        load_target(part)
+    return command_line
+
+
+def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
+    """Run a recipe from Python exactly as from the command line.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: What would follow on the command line: recipes and options.
+
+    Returns:
+        The finished run with ``trainer``, ``model``, ``datamodule`` and ``run_folder``.
+
+    Raises:
+        CommandError: If the arguments or the recipe do not describe a run.
+    """
+    command_line = prepare(arguments)
+    try:
+        return KeyeCLI(subcommand, command_line)
+    except FileNotFoundError as error:
+        place = locate(command_line, error.filename)
+        if place:
+            error.add_note(f"{error.filename} is named by {place}")
+        raise
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """``keyekit fit``."""
+    return _main("fit", arguments)
+
+
+def validate(arguments: Sequence[str]) -> int:
+    """``keyekit validate``."""
+    return _main("validate", arguments)
+
+
+def test(arguments: Sequence[str]) -> int:
+    """``keyekit test``."""
+    return _main("test", arguments)
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """``keyekit predict``."""
+    return _main("predict", arguments)
+
+
+def _main(subcommand: str, arguments: Sequence[str]) -> int:
+    if not arguments:
+        raise CommandError(f"which recipe? keyekit {subcommand} recipes/quickstart.yaml")
+    run(subcommand, arguments)
+    return 0

@@ -1,0 +1,71 @@
+"""Entry point of the ``keyekit`` command: finds the sub-command before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from keyekit.cli.errors import CommandError
+from keyekit.recipes import RecipeError
+from keyekit.registry import PartError, closest
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("keyekit.cli.quickstart:main", "train the small model on real clips and print how well it answers"),
+    "fit": ("keyekit.cli.lightning:fit", "train a recipe: keyekit fit recipes/x.yaml --model.network.decoder.dim=64"),
+    "validate": ("keyekit.cli.lightning:validate", "evaluate a recipe on its validation data"),
+    "test": ("keyekit.cli.lightning:test", "evaluate a recipe on its test data"),
+    "predict": ("keyekit.cli.lightning:predict", "answer the prompts of a recipe's data"),
+    "chat": ("keyekit.cli.chat:main", "ask a trained model about a video"),
+    "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),
+    "describe": ("keyekit.cli.describe:main", "arguments, defaults, paper and file of a part"),
+    "expand": ("keyekit.cli.expand:main", "print a recipe with everything it inherits and every default"),
+    "doctor": ("keyekit.cli.doctor:main", "versions, devices and what each optional part would use"),
+    "check": ("keyekit.cli.check:main", "run a family's conformance suite on a class of yours"),
+}
+"""Sub-commands: where each lives and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command.
+
+    Args:
+        arguments: Words after ``keyekit``; the process's own by default.
+
+    Returns:
+        Exit status: 0 done, 1 a check failed, 2 the request cannot be carried out.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from keyekit import __version__
+
+        print(f"keyekit {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    try:
+        if name not in COMMANDS:
+            raise CommandError(f"there is no command {name!r}{closest(name, COMMANDS)}\n{usage()}")
+        module, _, function = COMMANDS[name][0].partition(":")
+        return getattr(importlib.import_module(module), function)(rest) or 0
+    except (CommandError, RecipeError, PartError) as error:
+        print(f"keyekit {name}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def usage() -> str:
+    """The list of sub-commands."""
+    lines = [f"  {name:<11} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(["usage: keyekit COMMAND ...", "", *lines, "", "keyekit COMMAND --help tells more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

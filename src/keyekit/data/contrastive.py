@@ -1,0 +1,168 @@
+"""The LightningDataModule for image–text matching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import numpy as np
+import torch
+
+from keyekit.batch import ContrastiveBatch, Segments, VisionBatch
+from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.loader import StatefulLoader
+from keyekit.data.module import prepare_media, prepare_tokenizer
+from keyekit.data.processing.patchify import normalise_patches, patchify
+from keyekit.data.sample import Sample
+from keyekit.data.sources import read_jsonl
+from keyekit.data.tokenizer import load_tokenizer
+from keyekit.data.world.world import World
+
+__all__ = ["ContrastiveDataModule", "PairLoader"]
+
+
+class PairLoader(StatefulLoader):
+    """Batches of images with their captions, shuffled by seed and epoch; an incomplete last batch is left for another epoch.
+
+    Args:
+        pairs: Picture ``[height, width, 3]`` uint8 and caption tokens of each pair.
+        batch_size: Pairs per batch.
+        seed: Seed of the order.
+        patch_size: Side of a patch in pixels.
+    """
+
+    def __init__(
+        self, pairs: list[tuple[np.ndarray, tuple[int, ...]]], batch_size: int, seed: int = 0, patch_size: int = 14
+    ) -> None:
+        super().__init__()
+        if len(pairs) < batch_size:
+            raise ValueError(f"{len(pairs)} pairs do not fill a batch of {batch_size}")
+        self.pairs = pairs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.patch_size = patch_size
+
+    def __len__(self) -> int:
+        return len(self.pairs) // self.batch_size
+
+    def batch(self, epoch: int, position: int) -> ContrastiveBatch:
+        """Make one batch of an epoch."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))
+        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+        pictures, captions = zip(*(self.pairs[index] for index in chosen), strict=True)
+        side = self.patch_size
+        names = [str(caption) for caption in captions]
+        same = np.array(names)[:, None] == np.array(names)[None, :]
+        return ContrastiveBatch(
+            vision=VisionBatch(
+                patches=normalise_patches(torch.cat([patchify(picture[None], side) for picture in pictures])),
+                grids=tuple((picture.shape[0] // side, picture.shape[1] // side) for picture in pictures),
+            ),
+            tokens=torch.tensor([token for caption in captions for token in caption]),
+            segments=Segments.of([len(caption) for caption in captions]),
+            matches=torch.from_numpy(same),
+        )
+
+
+class ContrastiveDataModule(lightning.LightningDataModule):
+    """Images with captions, for image–text matching.
+
+    A pair is a sample whose user turn holds one image and whose assistant turn is the caption.
+
+    Args:
+        world: A generator of files, built when it is needed; ``None`` to use files alone.
+        train: Task names of the world or paths of JSONL files.
+        heldout: The same for validation; empty for none.
+        tokenizer: Folder of a tokenizer; ``None`` trains one on the captions.
+        vocab_size: Largest vocabulary of a trained tokenizer.
+        reader: How images are sized.
+        cache: Folder for decoded media and the trained tokenizer.
+        batch_size: Pairs per batch.
+        on_error: ``skip`` leaves bad samples out and counts them, ``raise`` stops.
+        workers: Processes that decode media.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        world: World | None = None,
+        train: list[str] | None = None,
+        heldout: list[str] | None = None,
+        tokenizer: str | None = None,
+        vocab_size: int = 1024,
+        reader: MediaReader | None = None,
+        cache: str = "data/cache",
+        batch_size: int = 128,
+        on_error: Literal["skip", "raise"] = "raise",
+        workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.world = world
+        self.sources = {"train": tuple(train or ("captions",)), "heldout": tuple(heldout or ())}
+        self.tokenizer_folder = tokenizer
+        self.vocab_size = vocab_size
+        self.reader = reader or MediaReader()
+        self.cache_folder = Path(cache)
+        self.batch_size = batch_size
+        self.policy = ErrorPolicy(on_error)
+        self.workers = workers
+        self.seed = seed
+
+    @property
+    def skipped_counts(self) -> dict[str, int]:
+        """Samples left out so far, by reason."""
+        return self.policy.counts
+
+    def prepare_data(self) -> None:
+        """Build the world, train the tokenizer and decode all images."""
+        if self.world is not None:
+            self.world.build()
+        samples = self._samples("train")
+        if self.tokenizer_folder is None:
+            prepare_tokenizer(self.cache_folder / "caption_tokenizer", samples, self.vocab_size)
+        prepare_media(MediaCache(self.cache_folder / "media", self.reader), samples + self._samples("heldout"), self.workers)
+
+    def setup(self, stage: str) -> None:
+        """Load the tokenizer."""
+        self.tokenizer = load_tokenizer(self.tokenizer_folder or self.cache_folder / "caption_tokenizer")
+        self.media = MediaCache(self.cache_folder / "media", self.reader)
+
+    def train_dataloader(self) -> PairLoader:
+        """Training pairs."""
+        return PairLoader(self._pairs(self._samples("train")), self.batch_size, self.seed)
+
+    def val_dataloader(self) -> PairLoader | list[PairLoader]:
+        """Held-out pairs."""
+        if not self.sources["heldout"]:
+            return []
+        return PairLoader(self._pairs(self._samples("heldout")), self.batch_size, self.seed)
+
+    def export_processor(self, folder: Path | str) -> None:
+        """Write the tokenizer into an export."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    def _pairs(self, samples: list[Sample]) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+        pairs = []
+        for sample in samples:
+            try:
+                caption = next((m.text for m in sample.messages if m.role == "assistant"), "")
+                if len(sample.media) != 1 or not caption:
+                    raise BadData("no_pair", f"{sample.id}: a pair needs one image and an assistant turn with its caption")
+                picture = self.media.load(sample.media[0]).pixels[0]
+            except BadData as error:
+                self.policy.handle(error)
+                continue
+            pairs.append((picture, tuple(self.tokenizer.encode(caption, add_special_tokens=False))))
+        return pairs
+
+    def _samples(self, split: str) -> list[Sample]:
+        samples: list[Sample] = []
+        for source in self.sources[split]:
+            if self.world is None and not source.endswith(".jsonl"):
+                raise ValueError(f"{source!r} is no .jsonl file, and there is no world that could have a task of that name")
+            path = Path(source) if source.endswith(".jsonl") or self.world is None else self.world.files.path(source, split)
+            samples += read_jsonl(path, self.policy)
+        return samples

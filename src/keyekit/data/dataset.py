@@ -1,0 +1,84 @@
+"""Encoded conversations with their pictures, as they are or with the eyes shut."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from keyekit.data.encode import EncodedSample, SampleEncoder
+from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.sample import Sample
+
+__all__ = ["ConversationDataset"]
+
+_GREY = 128
+
+
+class ConversationDataset:
+    """Samples that can be read, encoded once; pictures come from the cache when a pack is made.
+
+    Args:
+        samples: Conversations.
+        encoder: Encodes them.
+        policy: What a sample that cannot be used does.
+        max_tokens: Longest sample; longer ones are bad data.
+        with_answer: Whether answers are part of the sequences.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        encoder: SampleEncoder,
+        policy: ErrorPolicy,
+        max_tokens: int,
+        with_answer: bool = True,
+    ) -> None:
+        self.encoder = encoder
+        self.encoded: list[EncodedSample] = []
+        for sample in samples:
+            try:
+                encoded = encoder.encode(sample, with_answer)
+                if len(encoded) > max_tokens:
+                    raise BadData("too_long", f"{sample.id} has {len(encoded)} tokens, a pack holds {max_tokens}")
+            except BadData as error:
+                policy.handle(error)
+                continue
+            self.encoded.append(encoded)
+        if not self.encoded:
+            raise ValueError(f"none of {len(samples)} samples can be used: {policy.counts}")
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def pictures(self, index: int, eyes: Literal["open", "blank", "swapped"] = "open") -> list[np.ndarray]:
+        """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each medium.
+
+        Args:
+            index: Number of the sample.
+            eyes: ``open`` shows its own pictures, ``blank`` grey ones of the same size, ``swapped`` those of another sample
+                of the same task, with other media of the same sizes (its own sizes if there is none: then blank).
+        """
+        if eyes == "swapped":
+            other = self._others()[index]
+            return self.pictures(other) if other is not None else self.pictures(index, "blank")
+        if eyes == "blank":
+            return [np.full((*shape, 3), _GREY, dtype=np.uint8) for shape in self.encoded[index].shapes]
+        return self.encoder.pictures(self.encoded[index])
+
+    def _others(self) -> list[int | None]:
+        """For each sample another one to take pictures from: half a group further, among samples that look alike in size."""
+        if not hasattr(self, "_swaps"):
+            groups: dict[tuple, list[int]] = defaultdict(list)
+            for index, encoded in enumerate(self.encoded):
+                groups[encoded.sample.task, encoded.shapes].append(index)
+            self._swaps: list[int | None] = [None] * len(self.encoded)
+            for group in groups.values():
+                half = len(group) // 2
+                for place, index in enumerate(group):
+                    candidates = (group[(place + half + step) % len(group)] for step in range(len(group)))
+                    keys = self.encoded[index].keys
+                    self._swaps[index] = next((c for c in candidates if self.encoded[c].keys != keys), None)
+        return self._swaps

@@ -1,0 +1,121 @@
+"""One sample on its way into a pack: tokens, shifted labels, positions and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keyekit.batch import IGNORED_LABEL, SampleInfo
+from keyekit.data.cache import MediaCache
+from keyekit.data.errors import BadData
+from keyekit.data.sample import Sample
+from keyekit.data.template import ChatTemplate, MediaGrid
+from keyekit.nn.rope.positions import VisualSpan, multimodal_positions
+
+__all__ = ["EncodedSample", "SampleEncoder"]
+
+_TOKEN_SIDE = 28  # pixels; one decoder token covers 2x2 patches of 14x14 (Keye-VL 8B sheet 1.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedSample:
+    """A sample ready to be packed; its pictures are loaded when they are needed.
+
+    Args:
+        tokens: ``[S]`` int64.
+        labels: ``[S]`` int64, shifted: ``labels[i]`` is the token that follows position ``i`` if it is to be learnt.
+        positions: ``[3, S]`` int64.
+        spans: Runs of placeholders.
+        sample: Where it comes from.
+        keys: Cache keys of its media.
+        shapes: ``(frames, height, width)`` of its media in pixels.
+        timestamps: Seconds of all video frames.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    positions: Tensor
+    spans: tuple[VisualSpan, ...]
+    sample: Sample
+    keys: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    timestamps: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return self.tokens.numel()
+
+    def info(self, start: int) -> SampleInfo:
+        """What the host keeps about the sample when it begins at token ``start`` of a pack."""
+        return SampleInfo(
+            id=self.sample.id,
+            task=self.sample.task,
+            start=start,
+            stop=start + len(self),
+            question=self.sample.question,
+            answer=self.sample.answer,
+            meta=self.sample.meta,
+            media=tuple(str(item.path) for item in self.sample.media),
+            timestamps=self.timestamps,
+        )
+
+
+class SampleEncoder:
+    """Turns samples into tokens and knows where their pictures are.
+
+    Args:
+        tokenizer: A transformers tokenizer with the special tokens of Keye-VL.
+        template: The chat template.
+        cache: Decoded media.
+    """
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate, cache: MediaCache) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.cache = cache
+
+    def encode(self, sample: Sample, with_answer: bool = True) -> EncodedSample:
+        """Encode a conversation.
+
+        Args:
+            sample: The conversation.
+            with_answer: Whether its last assistant turn is part of the sequence (training) or left to the model.
+
+        Raises:
+            BadData: If a medium cannot be read or the conversation cannot be learnt from.
+        """
+        keys, shapes, grids = [], [], []
+        for item in sample.media:
+            key = self.cache.reader.key(item)
+            shape = self.cache.describe(item, key)
+            keys.append(key)
+            shapes.append((shape.frames, shape.height, shape.width))
+            rows, columns = shape.height // _TOKEN_SIDE, shape.width // _TOKEN_SIDE
+            grids.append(
+                MediaGrid(rows=rows, columns=columns, frames=shape.frames, timestamps=shape.timestamps, fps=shape.fps)
+            )
+        rendered = self.template.render(sample, grids, self.tokenizer, with_answer)
+        tokens = torch.tensor(rendered.tokens)
+        # The one place where labels are shifted: position i predicts token i + 1.
+        learnt = torch.tensor([*rendered.learnt[1:], False])
+        following = torch.cat([tokens[1:], tokens.new_zeros(1)])
+        if with_answer and not learnt.any():
+            raise BadData("no_answer", f"{sample.id}: nothing in the conversation is to be learnt")
+        return EncodedSample(
+            tokens=tokens,
+            labels=torch.where(learnt, following, IGNORED_LABEL),
+            positions=multimodal_positions(len(rendered.tokens), rendered.spans),
+            spans=tuple(rendered.spans),
+            sample=sample,
+            keys=tuple(keys),
+            shapes=tuple(shapes),
+            timestamps=tuple(time for grid in grids for time in grid.timestamps),
+        )
+
+    def pictures(self, encoded: EncodedSample) -> list[np.ndarray]:
+        """The pictures of a sample: ``[frames, height, width, 3]`` uint8 for each medium."""
+        media = zip(encoded.sample.media, encoded.keys, strict=True)
+        return [self.cache.load(item, key).pixels for item, key in media]

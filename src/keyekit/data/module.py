@@ -1,0 +1,205 @@
+"""The LightningDataModule for conversations: world or files, tokenizer, decoding, packs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+from rich.progress import Progress
+
+from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.dataset import ConversationDataset
+from keyekit.data.encode import SampleEncoder
+from keyekit.data.errors import ErrorPolicy
+from keyekit.data.loader import PackLoader
+from keyekit.data.sample import Sample
+from keyekit.data.sources import read_jsonl
+from keyekit.data.template import ChatTemplate
+from keyekit.data.tokenizer import load_tokenizer, train_tokenizer
+from keyekit.data.world.world import World
+
+__all__ = ["ConversationDataModule", "prepare_media", "prepare_tokenizer"]
+
+
+class ConversationDataModule(lightning.LightningDataModule):
+    """Packs of conversations for training, and prompts for evaluation.
+
+    Samples come from a built-in world, from JSONL files, or both. Media are decoded once into a cache; lengths are then
+    known, so packs are planned ahead and the loaders have a length. Test loaders ask every held-out question three times:
+    with open eyes, with blank pictures, and with the pictures of another sample.
+
+    Args:
+        world: A generator of files, built when it is needed; ``None`` to use files alone.
+        train: Task names of the world or paths of JSONL files to train on.
+        heldout: The same for evaluation.
+        tokenizer: Folder of a tokenizer, such as a checkpoint's; ``None`` trains one on the texts of the training files.
+        vocab_size: Largest vocabulary of a trained tokenizer.
+        template: The chat template.
+        reader: How media are sampled and sized.
+        cache: Folder for decoded media and the trained tokenizer.
+        pack_tokens: Tokens of a training pack; longer samples are bad data.
+        evaluation_tokens: Tokens of an evaluation pack.
+        validation_samples: Held-out prompts that validation asks.
+        test_samples: Most held-out prompts per task that the test asks; ``None`` for all.
+        on_error: ``skip`` leaves bad samples out and counts them, ``raise`` stops.
+        workers: Processes that decode media.
+        seed: Seed of the order.
+    """
+
+    test_conditions = ("open", "blank", "swapped")
+
+    def __init__(
+        self,
+        world: World | None = None,
+        train: list[str] | None = None,
+        heldout: list[str] | None = None,
+        tokenizer: str | None = None,
+        vocab_size: int = 1024,
+        template: ChatTemplate | None = None,
+        reader: MediaReader | None = None,
+        cache: str = "data/cache",
+        pack_tokens: int = 2048,
+        evaluation_tokens: int = 4096,
+        validation_samples: int = 256,
+        test_samples: int | None = None,
+        on_error: Literal["skip", "raise"] = "raise",
+        workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not train and not heldout:
+            raise ValueError("name something to train on or to evaluate: train=[...], heldout=[...]")
+        self.world = world
+        self.train_sources = tuple(train or ())
+        self.heldout_sources = tuple(heldout or ())
+        self.tokenizer_folder = tokenizer
+        self.vocab_size = vocab_size
+        self.template = template or ChatTemplate()
+        self.reader = reader or MediaReader()
+        self.cache_folder = Path(cache)
+        self.pack_tokens = pack_tokens
+        self.evaluation_tokens = evaluation_tokens
+        self.validation_samples = validation_samples
+        self.test_samples = test_samples
+        self.policy = ErrorPolicy(on_error)
+        self.workers = workers
+        self.seed = seed
+        self._datasets: dict[str, ConversationDataset] = {}
+
+    @property
+    def skipped_counts(self) -> dict[str, int]:
+        """Samples left out so far, by reason."""
+        return self.policy.counts
+
+    def prepare_data(self) -> None:
+        """Build the world, train the tokenizer and decode all media, on one process of each machine."""
+        if self.world is not None:
+            self.world.build()
+        if self.tokenizer_folder is None:
+            prepare_tokenizer(self.cache_folder / "tokenizer", self._samples("train"), self.vocab_size)
+        samples = [*self._samples("train"), *self._samples("heldout")]
+        prepare_media(MediaCache(self.cache_folder / "media", self.reader), samples, self.workers)
+
+    def setup(self, stage: str) -> None:
+        """Load the tokenizer and encode what the stage needs."""
+        self.tokenizer = load_tokenizer(self.tokenizer_folder or self.cache_folder / "tokenizer")
+        self.encoder = SampleEncoder(self.tokenizer, self.template, MediaCache(self.cache_folder / "media", self.reader))
+        if stage == "fit" and "train" not in self._datasets:
+            self._datasets["train"] = ConversationDataset(self._samples("train"), self.encoder, self.policy, self.pack_tokens)
+        if self.heldout_sources and "heldout" not in self._datasets:
+            samples = self._samples("heldout")
+            self._datasets["heldout"] = self._prompts(self._limited(samples, self.test_samples))
+            self._datasets["validation"] = self._prompts(_spread(samples, self.validation_samples))
+
+    def train_dataloader(self) -> PackLoader:
+        """Training packs."""
+        return PackLoader(self._datasets["train"], self.pack_tokens, self.seed)
+
+    def val_dataloader(self) -> PackLoader | list[PackLoader]:
+        """Prompts for validation."""
+        if "validation" not in self._datasets:
+            return []
+        return PackLoader(self._datasets["validation"], self.evaluation_tokens, shuffle=False)
+
+    def test_dataloader(self) -> list[PackLoader]:
+        """Prompts for the test, one loader for each of :attr:`test_conditions`."""
+        dataset = self._datasets["heldout"]
+        return [
+            PackLoader(dataset, self.evaluation_tokens, shuffle=False, eyes=eyes)  # pyright: ignore[reportArgumentType]
+            for eyes in self.test_conditions
+        ]
+
+    def predict_dataloader(self) -> PackLoader:
+        """The held-out prompts with open eyes."""
+        return PackLoader(self._datasets["heldout"], self.evaluation_tokens, shuffle=False)
+
+    def export_processor(self, folder: Path | str) -> None:
+        """Write the tokenizer and the settings of media and template into an export."""
+        self.tokenizer.save_pretrained(str(folder))
+        sampler = self.reader.frame_sampler
+        settings = {
+            "patch_size": 14,
+            "merge_size": 2,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "image_tokens": [self.reader.min_image_tokens, self.reader.max_image_tokens],
+            "frame_tokens": [self.reader.min_frame_tokens, self.reader.max_frame_tokens],
+            "frame_sampler": None if sampler is None else {"name": type(sampler).__name__, **vars(sampler)},
+            "video_layout": type(self.template.video_layout).__name__,
+        }
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _prompts(self, samples: Sequence[Sample]) -> ConversationDataset:
+        return ConversationDataset(samples, self.encoder, self.policy, self.evaluation_tokens, with_answer=False)
+
+    def _samples(self, split: Literal["train", "heldout"]) -> list[Sample]:
+        sources = self.train_sources if split == "train" else self.heldout_sources
+        return [sample for source in sources for sample in read_jsonl(self._path(source, split), self.policy)]
+
+    def _path(self, source: str, split: str) -> Path:
+        if source.endswith(".jsonl"):
+            return Path(source)
+        if self.world is None:
+            raise ValueError(f"{source!r} is no .jsonl file, and there is no world that could have a task of that name")
+        return self.world.files.path(source, split)
+
+    @staticmethod
+    def _limited(samples: list[Sample], limit: int | None) -> list[Sample]:
+        if limit is None:
+            return samples
+        kept: list[Sample] = []
+        seen: dict[str, int] = {}
+        for sample in samples:
+            seen[sample.task] = seen.get(sample.task, 0) + 1
+            if seen[sample.task] <= limit:
+                kept.append(sample)
+        return kept
+
+
+def prepare_tokenizer(folder: Path, samples: Sequence[Sample], vocab_size: int) -> None:
+    """Train a tokenizer on the texts of samples, unless the folder holds one trained on the same texts."""
+    texts = sorted({item.text for sample in samples for message in sample.messages for item in message.content if item.text})
+    stamp = folder / "trained_on.json"
+    trained_on = json.dumps({"vocab_size": vocab_size, "texts": len(texts), "characters": sum(map(len, texts))})
+    if stamp.exists() and stamp.read_text() == trained_on:
+        return
+    numbers = [f"{tenth / 10:.1f}" for tenth in range(100)]  # the times that layouts write between frames
+    train_tokenizer(["system user assistant", *numbers, *texts], folder, vocab_size)
+    stamp.write_text(trained_on)
+
+
+def prepare_media(cache: MediaCache, samples: Sequence[Sample], workers: int) -> None:
+    """Decode the media of samples into the cache, showing progress and time left."""
+    items = [item for sample in samples for item in sample.media]
+    with Progress(transient=True) as bar:
+        task = bar.add_task("decoding media", total=None)
+        cache.prepare(items, workers, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """``count`` samples evenly spread over a list."""
+    step = max(len(samples) / max(count, 1), 1.0)
+    return [samples[int(place * step)] for place in range(min(count, len(samples)))]

@@ -1,0 +1,140 @@
+"""A sample: a conversation with media and, where known, a verifiable answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keyekit.data.errors import BadData
+
+__all__ = ["ContentItem", "Message", "Sample", "parse_sample"]
+
+_ROLES = ("system", "user", "assistant")
+_KINDS = ("text", "image", "video")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentItem:
+    """A piece of a message.
+
+    Args:
+        kind: ``text``, ``image`` or ``video``.
+        text: The text of a text item.
+        path: The file of a media item.
+        options: Further keys of a media item, such as ``fps`` or ``max_frames``.
+    """
+
+    kind: str
+    text: str = ""
+    path: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn.
+
+    Args:
+        role: ``system``, ``user`` or ``assistant``.
+        content: Its pieces in order.
+    """
+
+    role: str
+    content: tuple[ContentItem, ...]
+
+    @property
+    def text(self) -> str:
+        """All text of the turn."""
+        return "".join(item.text for item in self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A conversation.
+
+    Args:
+        id: Unique name.
+        task: Task family; metrics are reported per task.
+        messages: The turns.
+        answer: The expected final answer, if known.
+        meta: Whatever the source says beside; ``options`` and ``chance`` are used by metrics.
+    """
+
+    id: str
+    task: str
+    messages: tuple[Message, ...]
+    answer: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """Text of the last user turn."""
+        return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
+
+    @property
+    def media(self) -> tuple[ContentItem, ...]:
+        """All images and videos in order."""
+        return tuple(item for message in self.messages for item in message.content if item.kind != "text")
+
+
+def parse_sample(record: Any, place: str, folder: Path) -> Sample:
+    """Check one record of the ``messages`` convention and turn it into a sample.
+
+    Args:
+        record: The decoded JSON value.
+        place: Where it comes from, for errors, such as ``train.jsonl:12``.
+        folder: What relative media paths are relative to.
+
+    Raises:
+        BadData: With reason ``bad_line`` if the record breaks the schema.
+    """
+
+    def refuse(problem: str) -> BadData:
+        return BadData("bad_line", f"{place}: {problem}")
+
+    if not isinstance(record, dict):
+        raise refuse(f"a sample is a JSON object, this is {type(record).__name__}")
+    messages = record.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise refuse("'messages' must be a list with at least one turn")
+    meta = record.get("meta", {})
+    if not isinstance(meta, dict):
+        raise refuse(f"'meta' must be an object, got {type(meta).__name__}")
+    answer = record.get("answer")
+    return Sample(
+        id=str(record.get("id", place)),
+        task=str(record.get("task", "unnamed")),
+        messages=tuple(_message(message, refuse, folder) for message in messages),
+        answer=None if answer is None else str(answer),
+        meta=meta,
+    )
+
+
+def _message(message: Any, refuse: Any, folder: Path) -> Message:
+    if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        raise refuse(f"every turn needs a role, one of {', '.join(_ROLES)}; got {_shown(message)}")
+    content = message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise refuse(f"'content' must be text or a list of items, got {type(content).__name__}")
+    return Message(role=message["role"], content=tuple(_item(item, refuse, folder) for item in content))
+
+
+def _item(item: Any, refuse: Any, folder: Path) -> ContentItem:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind not in _KINDS:
+        raise refuse(f"every content item needs a type, one of {', '.join(_KINDS)}; got {_shown(item)}")
+    value = item.get(kind)
+    if not isinstance(value, str):
+        raise refuse(f"an item of type {kind!r} needs a string under {kind!r}; got {_shown(item)}")
+    if kind == "text":
+        return ContentItem(kind="text", text=value)
+    options = {name: option for name, option in item.items() if name not in ("type", kind)}
+    return ContentItem(kind=kind, path=folder / value.removeprefix("file://"), options=options)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,81 @@
+"""What a task family makes: an item with a scene and one or more questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from keyekit.data.world.draw import Draw
+from keyekit.data.world.scene import Scene
+from keyekit.data.world.stage import Stage
+
+__all__ = ["Builder", "Item", "Question", "choose_options"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question with its known answer.
+
+    Args:
+        text: What the user asks.
+        answer: What the assistant should say.
+        kind: Distinguishes the questions of one item, for example ``"color"``.
+        options: The choices of a multiple-choice question, in the order of the text.
+        chance: Score of somebody who cannot see; ``None`` lets the best constant answer of the split decide.
+        subject: Phrase of the object asked about, if it is one.
+    """
+
+    text: str
+    answer: str
+    kind: str = ""
+    options: tuple[str, ...] = ()
+    chance: float | None = None
+    subject: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """What a sample's ``meta`` says about the question."""
+        values = {"kind": self.kind, "options": list(self.options), "subject": self.subject}
+        record: dict[str, Any] = {name: value for name, value in values.items() if value}
+        if self.chance is not None:
+            record["chance"] = self.chance
+        return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One clip, image or bare text with its questions.
+
+    Args:
+        questions: At least one.
+        scene: What is shown; ``None`` for text alone.
+        suffix: Ending of the media file: ``".mp4"``, ``".png"`` or ``".jpg"``; empty without a scene.
+    """
+
+    questions: tuple[Question, ...]
+    scene: Scene | None = None
+    suffix: str = ""
+
+
+Builder = Callable[[Draw, Stage], Item]
+"""Makes one item of a task family from its random choices and the stage."""
+
+
+def choose_options(
+    draw: Draw, deck: str, answer: str, preferred: list[str], others: list[str], count: int = 4
+) -> list[str]:
+    """Put the answer among wrong options so that its position tells nothing.
+
+    Args:
+        draw: Random choices.
+        deck: Name of the deck that deals the position of the answer.
+        answer: The right option.
+        preferred: Wrong options that are used first.
+        others: Wrong options that fill up.
+        count: Number of options.
+    """
+    wrong = [option for option in draw.shuffled(preferred) if option != answer]
+    wrong += [option for option in draw.shuffled(others) if option != answer and option not in wrong]
+    options = draw.shuffled(wrong[: count - 1])
+    options.insert(draw.deck(deck, range(count)), answer)
+    return options

@@ -1,0 +1,128 @@
+"""Make the items of a world, with or without their media files, in this process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from keyekit.data.world.draw import Draw
+from keyekit.data.world.families import FAMILIES, Item
+from keyekit.data.world.files import write_image, write_video
+from keyekit.data.world.render import render
+from keyekit.data.world.stage import Stage
+
+__all__ = ["Chunk", "make_samples", "produce", "produce_chunk"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Consecutive items of one task and split: the unit of work of a process.
+
+    Args:
+        task: Name of the task family.
+        split: ``"train"`` or ``"heldout"``.
+        start: First item.
+        stop: One past the last item.
+        seed: Seed of the world.
+        stage: Picture size, frame rate and length.
+        crf: Quality of the clips, see :func:`~keyekit.data.world.files.write_video`.
+    """
+
+    task: str
+    split: str
+    start: int
+    stop: int
+    seed: int
+    stage: Stage
+    crf: int = 18
+
+
+def _media(chunk: Chunk, index: int, item: Item) -> tuple[str, str]:
+    if item.scene is None:
+        return "", ""
+    kind, folder = ("video", "clips") if item.suffix == ".mp4" else ("image", "images")
+    return kind, f"{folder}/{chunk.split}/{chunk.task}-{index:05d}{item.suffix}"
+
+
+def _samples(chunk: Chunk, index: int, item: Item) -> Iterator[dict[str, Any]]:
+    kind, path = _media(chunk, index, item)
+    for question in item.questions:
+        content: list[dict[str, str]] = [{"type": kind, kind: path}] if kind else []
+        content.append({"type": "text", "text": question.text})
+        meta = {"split": chunk.split, **question.record()}
+        if item.scene is not None:
+            meta["scene"] = item.scene.record()
+        ending = f"-{question.kind}" if question.kind else ""
+        yield {
+            "id": f"{chunk.task}-{chunk.split}-{index:05d}{ending}",
+            "task": "caption" if chunk.task == "captions" else chunk.task,
+            "messages": [
+                {"role": "user", "content": content},
+                {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
+            ],
+            "answer": question.answer,
+            "meta": meta,
+        }
+
+
+def _items(chunk: Chunk) -> Iterator[tuple[int, Item]]:
+    build = FAMILIES[chunk.task]
+    for index in range(chunk.start, chunk.stop):
+        yield index, build(Draw(chunk.seed, chunk.task, chunk.split, index), chunk.stage)
+
+
+def make_samples(chunk: Chunk) -> list[dict[str, Any]]:
+    """The samples of a chunk as JSON objects, without drawing or writing anything."""
+    return [sample for index, item in _items(chunk) for sample in _samples(chunk, index, item)]
+
+
+def produce_chunk(chunk: Chunk, root: str) -> list[dict[str, Any]]:
+    """Write the media files of a chunk under ``root`` and return its samples."""
+    samples: list[dict[str, Any]] = []
+    for index, item in _items(chunk):
+        if item.scene is not None:
+            path = Path(root) / _media(chunk, index, item)[1]
+            frames = render(item.scene)
+            if item.suffix == ".mp4":
+                write_video(path, frames, item.scene.fps, chunk.crf)
+            else:
+                write_image(path, frames[0])
+        samples.extend(_samples(chunk, index, item))
+    return samples
+
+
+def produce(
+    chunks: list[Chunk], root: Path, workers: int, advance: Callable[[Chunk], None]
+) -> list[list[dict[str, Any]]]:
+    """Produce every chunk; the result does not depend on the number of workers.
+
+    Args:
+        chunks: What to make.
+        root: Folder of the world; the folders of the media files exist.
+        workers: Number of processes; one, or a single chunk, stays in this process.
+        advance: Called after each finished chunk.
+
+    Returns:
+        The samples of each chunk, in the order of the chunks.
+    """
+    results: list[list[dict[str, Any]]] = [[] for _ in chunks]
+    if workers <= 1 or len(chunks) <= 1:
+        for index, chunk in enumerate(chunks):
+            results[index] = produce_chunk(chunk, str(root))
+            advance(chunk)
+        return results
+    # Fresh processes: a forked copy of a process that runs torch's threads may lock up.
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(produce_chunk, chunk, str(root)): index for index, chunk in enumerate(chunks)}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                advance(chunks[futures[future]])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

@@ -1,0 +1,1 @@
+"""Metrics of answers, boxes and time spans."""

@@ -1,0 +1,382 @@
+"""The catalogue of parts: which families exist, which parts each has, and where they live.
+
+The built-in parts are a static table, foreign parts are entry points of the group ``keyekit.plugins`` named
+``family.Name``. Reading the catalogue imports neither torch nor any part, so listing is immediate. It is a catalogue and
+not a gate: a class that is not listed works in a recipe under its full import path.
+
+Example:
+    >>> [part.name for part in parts("attention")][:2]
+    ['Dense', 'DSA']
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+__all__ = [
+    "FAMILIES",
+    "PARTS",
+    "Family",
+    "Part",
+    "PartError",
+    "build",
+    "closest",
+    "constructor_parameters",
+    "families",
+    "find",
+    "load",
+    "load_target",
+    "named",
+    "parts",
+]
+
+PLUGIN_GROUP = "keyekit.plugins"
+"""Entry-point group in which other distributions announce their parts."""
+
+
+class PartError(ValueError):
+    """A part is unknown, or a foreign one cannot be imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of part that can be swapped for another of its kind.
+
+    Args:
+        name: Name in the catalogue.
+        base: ``module:Class`` that every part of the family derives from.
+        summary: One line.
+    """
+
+    name: str
+    base: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One entry of the catalogue.
+
+    Args:
+        family: Name of its family.
+        name: Short name, equal to the class name.
+        target: ``module:Class``.
+        paper: What it implements; empty if nothing published.
+        summary: One line.
+        origin: Distribution that brings it; ``keyekit`` for the built-in parts.
+    """
+
+    family: str
+    name: str
+    target: str
+    paper: str = ""
+    summary: str = ""
+    origin: str = "keyekit"
+
+    @property
+    def module(self) -> str:
+        """Module that defines the class."""
+        return self.target.partition(":")[0]
+
+    @property
+    def class_path(self) -> str:
+        """Import path as recipes spell it: ``module.Class``."""
+        return self.target.replace(":", ".")
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("task", "keyekit.tasks.base:Task", "what is learnt: a network, an objective and logging"),
+    Family("network", "torch.nn:Module", "whole models that a task trains"),
+    Family("vision", "keyekit.nn.vision.base:VisionEncoder", "patches in, one feature per patch out"),
+    Family("projector", "keyekit.nn.projector:Projector", "vision features to decoder embeddings"),
+    Family("attention", "keyekit.nn.attention.base:Attention", "how the tokens of a sequence look at each other"),
+    Family("feed_forward", "keyekit.nn.moe.base:FeedForward", "what happens to each token by itself"),
+    Family("router", "keyekit.nn.moe.base:Router", "which experts a token visits"),
+    Family("objective", "torch.nn:Module", "what training minimises"),
+    Family("schedule", "keyekit.optim.schedules:Schedule", "learning rate over the steps"),
+    Family("data", "lightning:LightningDataModule", "batches for training and evaluation"),
+    Family("world", "keyekit.data.world.world:World", "generators of media files and conversations about them"),
+    Family("frame_sampler", "keyekit.data.sampling:FrameSampler", "which frames of a video are read"),
+    Family("video_layout", "keyekit.data.template:VideoLayout", "how frames and times appear among the tokens"),
+    Family("callback", "lightning:Callback", "reports and side jobs of a run"),
+)
+"""Every family, in the order in which ``keyekit list`` shows them."""
+
+_VL8B = "Keye-VL 8B"
+_VL2 = "Keye-VL-2.0"
+
+PARTS: tuple[Part, ...] = (
+    Part(
+        "task",
+        "LanguageModeling",
+        "keyekit.tasks.language_modeling:LanguageModeling",
+        f"{_VL8B}, stages 1 to 3",
+        "next-token training on packs; evaluation by generated answers",
+    ),
+    Part(
+        "task",
+        "ContrastivePretraining",
+        "keyekit.tasks.contrastive:ContrastivePretraining",
+        f"{_VL8B}, stage 0",
+        "image-text matching for the vision tower",
+    ),
+    Part(
+        "network",
+        "VisionLanguageModel",
+        "keyekit.models.vision_language:VisionLanguageModel",
+        f"{_VL8B}; {_VL2}",
+        "vision encoder, projector and decoder",
+    ),
+    Part(
+        "network",
+        "ContrastiveModel",
+        "keyekit.models.contrastive:ContrastiveModel",
+        "SigLIP, arXiv:2303.15343",
+        "vision tower beside a small text tower",
+    ),
+    Part(
+        "vision",
+        "KeyeViT",
+        "keyekit.nn.vision.keye_vit:KeyeViT",
+        f"{_VL8B}; {_VL2}",
+        "native-resolution ViT with learned and rotary positions",
+    ),
+    Part(
+        "projector",
+        "MergeProjector",
+        "keyekit.nn.projector:MergeProjector",
+        f"{_VL8B}; {_VL2}",
+        "2x2 merge and two linear layers",
+    ),
+    Part("attention", "Dense", "keyekit.nn.attention.dense:Dense", "Qwen3, arXiv:2505.09388", "causal attention to all"),
+    Part(
+        "attention",
+        "DSA",
+        "keyekit.nn.attention.dsa:DSA",
+        f"DeepSeek-V3.2, arXiv:2512.02556; {_VL2}",
+        "attention to the keys that a learned indexer selects",
+    ),
+    Part("feed_forward", "SwiGLU", "keyekit.nn.moe.dense:SwiGLU", "arXiv:2002.05202", "gated dense perceptron"),
+    Part(
+        "feed_forward",
+        "MixtureOfExperts",
+        "keyekit.nn.moe.mixture:MixtureOfExperts",
+        f"Qwen3, arXiv:2505.09388; {_VL2}",
+        "few of many experts per token, none dropped",
+    ),
+    Part(
+        "router",
+        "SoftmaxTopK",
+        "keyekit.nn.moe.routers:SoftmaxTopK",
+        "Qwen3, arXiv:2505.09388",
+        "softmax over all experts, the best few renormalised",
+    ),
+    Part(
+        "router",
+        "SigmoidBias",
+        "keyekit.nn.moe.routers:SigmoidBias",
+        "DeepSeek-V3, arXiv:2412.19437",
+        "sigmoid scores, balanced by a bias instead of a loss",
+    ),
+    Part(
+        "objective",
+        "CrossEntropy",
+        "keyekit.objectives.cross_entropy:CrossEntropy",
+        "",
+        "next-token cross-entropy in chunks",
+    ),
+    Part(
+        "objective",
+        "SigLIP",
+        "keyekit.objectives.siglip:SigLIP",
+        "SigLIP, arXiv:2303.15343",
+        "sigmoid loss over image-caption pairs",
+    ),
+    Part("schedule", "WarmupCosine", "keyekit.optim.schedules:WarmupCosine", "", "linear warm-up, half a cosine"),
+    Part(
+        "schedule",
+        "WarmupStableDecay",
+        "keyekit.optim.schedules:WarmupStableDecay",
+        "MiniCPM, arXiv:2404.06395",
+        "linear warm-up, plateau, linear decay",
+    ),
+    Part(
+        "data",
+        "ConversationDataModule",
+        "keyekit.data.module:ConversationDataModule",
+        "",
+        "packs of conversations about images and videos",
+    ),
+    Part(
+        "data",
+        "ContrastiveDataModule",
+        "keyekit.data.module:ContrastiveDataModule",
+        "",
+        "batches of images and captions",
+    ),
+    Part("world", "World", "keyekit.data.world.world:World", "", "coloured moving shapes as real video and image files"),
+    Part(
+        "frame_sampler",
+        "UniformFps",
+        "keyekit.data.sampling:UniformFps",
+        _VL8B,
+        "evenly spaced frames at a given rate",
+    ),
+    Part(
+        "video_layout",
+        "TimestampedFrames",
+        "keyekit.data.template:TimestampedFrames",
+        f"Keye-VL-1.5; {_VL2}",
+        "each frame after its time in seconds",
+    ),
+    Part(
+        "video_layout",
+        "TimeAxis",
+        "keyekit.data.template:TimeAxis",
+        "Keye-VL-Preview",
+        "all frames in one block, time on a rotary axis",
+    ),
+    Part("callback", "TrainingProgress", "keyekit.callbacks.progress:TrainingProgress", "", "loss, tokens/s, time left"),
+    Part("callback", "ThroughputMonitor", "keyekit.callbacks.throughput:ThroughputMonitor", "", "tokens/s, data wait"),
+    Part("callback", "AnswerReport", "keyekit.callbacks.answers:AnswerReport", "", "score per task, against blind runs"),
+    Part("callback", "SamplePreviews", "keyekit.callbacks.previews:SamplePreviews", "", "frames and answers as pictures"),
+    Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+)
+"""The built-in parts."""
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, in reading order."""
+    return FAMILIES
+
+
+@lru_cache(maxsize=1)
+def _plugins() -> tuple[Part, ...]:
+    known = {family.name for family in FAMILIES}
+    found = []
+    for entry in entry_points(group=PLUGIN_GROUP):
+        family, separator, name = entry.name.partition(".")
+        origin = entry.dist.name if entry.dist is not None else "unknown distribution"
+        if not separator or family not in known:
+            raise PartError(
+                f"the plug-in {entry.name!r} of {origin} does not name a family: spell the entry point 'family.Name', "
+                f"where family is one of {', '.join(sorted(known))}"
+            )
+        found.append(Part(family, name, entry.value.replace(" ", ""), origin=origin))
+    return tuple(sorted(found, key=lambda part: (part.family, part.name, part.origin)))
+
+
+def parts(family: str | None = None) -> tuple[Part, ...]:
+    """Built-in parts, then foreign ones.
+
+    Args:
+        family: Only this family; all by default.
+
+    Raises:
+        PartError: If the family is unknown, or a plug-in's entry point is malformed.
+    """
+    everything = PARTS + _plugins()
+    if family is None:
+        return everything
+    _family(family)
+    return tuple(part for part in everything if part.family == family)
+
+
+def named(name: str) -> tuple[Part, ...]:
+    """Parts of any family with this short name."""
+    return tuple(part for part in parts() if part.name == name)
+
+
+def find(family: str, name: str) -> Part:
+    """The part of a family by its short name.
+
+    Raises:
+        PartError: If there is none; the message has the valid names and the closest one.
+    """
+    candidates = parts(family)
+    for part in candidates:
+        if part.name == name:
+            return part
+    names = [part.name for part in candidates]
+    raise PartError(f"{family} has no part {name!r}{closest(name, names)}; it has {', '.join(names)}")
+
+
+def load(family: str, name: str) -> type:
+    """Import the class of a part.
+
+    Raises:
+        PartError: If the part is unknown, or a foreign one cannot be imported; the message has the reason.
+    """
+    return load_target(find(family, name))
+
+
+def load_target(part: Part) -> type:
+    """Import the class that an entry of the catalogue points at.
+
+    Raises:
+        PartError: If it cannot be imported; the message names the part, its distribution and the reason.
+    """
+    module, _, attribute = part.target.partition(":")
+    try:
+        target = importlib.import_module(module)
+        for step in attribute.split("."):
+            target = getattr(target, step)
+    except (ImportError, AttributeError) as error:
+        message = f"{part.family} {part.name} of {part.origin} ({part.class_path}) cannot be imported: {error}"
+        raise PartError(message) from error
+    if not isinstance(target, type):
+        raise PartError(f"{part.family} {part.name} of {part.origin}: {part.class_path} is not a class")
+    return target
+
+
+def build(family: str, name: str, **arguments: Any) -> Any:
+    """Construct a part by name.
+
+    Args:
+        family: Its family.
+        name: Its short name.
+        **arguments: Its constructor's arguments.
+
+    Raises:
+        PartError: If the part is unknown or cannot be imported.
+        TypeError: If an argument is unknown or missing, as the constructor itself says.
+    """
+    return load(family, name)(**arguments)
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Arguments of a part's constructor, by name.
+
+    A class without a constructor of its own has none, whatever its base class from torch or Lightning accepts.
+    """
+    owner = next((ancestor for ancestor in cls.__mro__ if "__init__" in vars(ancestor)), object)
+    if owner.__module__.partition(".")[0] in ("builtins", "torch", "lightning"):
+        return {}
+    return dict(inspect.signature(cls).parameters)
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """``, did you mean 'X'?`` for the name most like ``name``, or nothing if none is near.
+
+    Example:
+        >>> closest("Dens", ["Dense", "DSA"])
+        ", did you mean 'Dense'?"
+    """
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f", did you mean {by_lower[matches[0]]!r}?" if matches else ""
+
+
+def _family(name: str) -> Family:
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    names = [family.name for family in FAMILIES]
+    raise PartError(f"there is no family {name!r}{closest(name, names)}; there are {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""What authors of parts need to test them: tiny models, several processes on one machine, conformance suites."""

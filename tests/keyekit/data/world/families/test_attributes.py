@@ -1,0 +1,32 @@
+import re
+
+
+def test_attribute_asks_color_and_shape_of_the_only_object(items):
+    for item in items("attribute"):
+        (thing,) = item.scene.objects
+        assert [question.answer for question in item.questions] == [thing.color, thing.shape]
+        for question in item.questions:
+            assert question.text.split("\n")[2:] == list(question.options)
+            assert question.options.count(question.answer) == 1
+            assert 14 <= thing.diameter <= 26
+
+
+def test_attribute_many_names_exactly_one_object(items):
+    for item in items("attribute_many"):
+        color, shape = item.questions
+        asked = re.search(r"What color is the (\w+)\?", color.text).group(1)
+        assert [thing.color for thing in item.scene.objects if thing.shape == asked] == [color.answer]
+        asked = re.search(r"What shape is the (\w+) object\?", shape.text).group(1)
+        assert [thing.shape for thing in item.scene.objects if thing.color == asked] == [shape.answer]
+        present = {thing.color for thing in item.scene.objects}
+        assert present <= set(color.options)
+
+
+def test_captions_name_the_object_with_the_right_article(items):
+    answers = set()
+    for item in items("captions", 48):
+        (thing,) = item.scene.objects
+        article = "an" if thing.color == "orange" else "a"
+        assert item.questions[0].answer == f"{article} {thing.phrase}"
+        answers.add(item.questions[0].answer)
+    assert len(answers) == 48
