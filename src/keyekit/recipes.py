@@ -95,7 +95,7 @@ def _bases(path: Path) -> list[str]:
     if node is None:
         return []
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {node.id}")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
     for key, value in node.value:
         if key.value != "base":
             continue

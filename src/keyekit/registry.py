@@ -155,7 +155,9 @@ PARTS: tuple[Part, ...] = (
         f"{_VL8B}; {_VL2}",
         "2x2 merge and two linear layers",
     ),
-    Part("attention", "Dense", "keyekit.nn.attention.dense:Dense", "Qwen3, arXiv:2505.09388", "causal attention to all"),
+    Part(
+        "attention", "Dense", "keyekit.nn.attention.dense:Dense", "Qwen3, arXiv:2505.09388", "causal attention to all"
+    ),
     Part(
         "attention",
         "DSA",
@@ -217,11 +219,13 @@ PARTS: tuple[Part, ...] = (
     Part(
         "data",
         "ContrastiveDataModule",
-        "keyekit.data.module:ContrastiveDataModule",
+        "keyekit.data.contrastive:ContrastiveDataModule",
         "",
         "batches of images and captions",
     ),
-    Part("world", "World", "keyekit.data.world.world:World", "", "coloured moving shapes as real video and image files"),
+    Part(
+        "world", "World", "keyekit.data.world.world:World", "", "coloured moving shapes as real video and image files"
+    ),
     Part(
         "frame_sampler",
         "UniformFps",
@@ -243,11 +247,25 @@ PARTS: tuple[Part, ...] = (
         "Keye-VL-Preview",
         "all frames in one block, time on a rotary axis",
     ),
-    Part("callback", "TrainingProgress", "keyekit.callbacks.progress:TrainingProgress", "", "loss, tokens/s, time left"),
-    Part("callback", "ThroughputMonitor", "keyekit.callbacks.throughput:ThroughputMonitor", "", "tokens/s, data wait"),
-    Part("callback", "AnswerReport", "keyekit.callbacks.answers:AnswerReport", "", "score per task, against blind runs"),
-    Part("callback", "SamplePreviews", "keyekit.callbacks.previews:SamplePreviews", "", "frames and answers as pictures"),
+    Part(
+        "callback", "TrainingProgress", "keyekit.callbacks.progress:TrainingProgress", "", "loss, tokens/s, time left"
+    ),
+    Part("callback", "Throughput", "keyekit.callbacks.throughput:Throughput", "", "tokens/s, data wait"),
+    Part(
+        "callback", "AnswerReport", "keyekit.callbacks.answers:AnswerReport", "", "score per task, against blind runs"
+    ),
+    Part(
+        "callback", "SamplePreviews", "keyekit.callbacks.previews:SamplePreviews", "", "frames and answers as pictures"
+    ),
+    Part(
+        "callback",
+        "Export",
+        "keyekit.callbacks.export:Export",
+        "",
+        "weights, tokenizer and settings for the next stage",
+    ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+    Part("callback", "Export", "keyekit.callbacks.export:Export", "", "the trained model as a folder to start from"),
 )
 """The built-in parts."""
 

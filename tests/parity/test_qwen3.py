@@ -90,4 +90,6 @@ def test_logits_and_gradients_match_transformers(kind: str) -> None:
         expected = gradients[official_name("decoder." + name)].grad
         if ".experts." in name:
             expected = expected.transpose(1, 2)
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            parameter.grad, expected, rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )

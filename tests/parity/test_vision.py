@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-paddle = pytest.importorskip("transformers.models.paddleocr_vl.modeling_paddleocr_vl", reason="needs a recent transformers")
+paddle = pytest.importorskip(
+    "transformers.models.paddleocr_vl.modeling_paddleocr_vl", reason="needs a recent transformers"
+)
 configuration = pytest.importorskip("transformers.models.paddleocr_vl.configuration_paddleocr_vl")
 
 from keyekit.nn.projector import MergeProjector  # noqa: E402
@@ -47,7 +49,9 @@ def test_encoder_matches_with_gradients() -> None:
 
 def test_projector_before_the_merge_matches() -> None:
     torch.manual_seed(0)
-    config = type("Config", (), {"vision_config": reference_config(), "text_config": type("Text", (), {"hidden_size": 40})})
+    config = type(
+        "Config", (), {"vision_config": reference_config(), "text_config": type("Text", (), {"hidden_size": 40})}
+    )
     reference = paddle.PaddleOCRProjector(config)
     ours = MergeProjector(vision_dim=48, dim=40, norm="before")
     ours.load_state_dict(reference.state_dict())

@@ -10,7 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["attention_over_selection", "attention_target", "indexer_scores", "kl_over_selection", "scores_at", "select_topk"]
+__all__ = [
+    "attention_over_selection",
+    "attention_target",
+    "indexer_scores",
+    "kl_over_selection",
+    "scores_at",
+    "select_topk",
+]
 
 
 def indexer_scores(query: Tensor, key: Tensor, gate: Tensor) -> Tensor:

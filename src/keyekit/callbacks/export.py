@@ -28,6 +28,7 @@ class Export(lightning.Callback):
         target = Path(trainer.default_root_dir) / self.folder
         save_weights(pl_module.network, target)  # pyright: ignore[reportArgumentType]
         data = getattr(trainer, "datamodule", None)
-        if hasattr(data, "export_processor"):
-            data.export_processor(target)
+        export = getattr(data, "export_processor", None)
+        if export is not None:
+            export(target)
         rank_zero_info("exported to %s", target)

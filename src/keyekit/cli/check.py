@@ -27,7 +27,10 @@ def main(arguments: Sequence[str]) -> int:
         raise CommandError(str(error)) from error
     print(f"{family} {cls.__module__}.{cls.__qualname__}")
     for result in results:
-        print(f"  {'ok    ' if result.passed else 'FAILED'}  {result.name}" + (f": {result.message}" if result.message else ""))
+        print(
+            f"  {'ok    ' if result.passed else 'FAILED'}  {result.name}"
+            + (f": {result.message}" if result.message else "")
+        )
     failed = sum(not result.passed for result in results)
     print(f"{len(results) - failed} of {len(results)} checks passed")
     return 1 if failed else 0
@@ -37,7 +40,9 @@ def _resolve(name: str) -> type:
     if "." not in name:
         found = named(name)
         if not found:
-            raise CommandError(f"{name!r} is not a listed part: give MODULE.CLASS, such as my_package.my_module.MyRouter")
+            raise CommandError(
+                f"{name!r} is not a listed part: give MODULE.CLASS, such as my_package.my_module.MyRouter"
+            )
         return load_target(found[0])
     module, _, attribute = name.replace(":", ".").rpartition(".")
     sys.path.insert(0, str(Path.cwd()))  # a class in the current folder needs no installation to be checked

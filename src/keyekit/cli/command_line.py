@@ -57,7 +57,9 @@ class CommandLine:
             elif word.endswith((".yaml", ".yml")):
                 recipes.append(Path(word))
             else:
-                raise CommandError(f"{word!r} is neither an option nor a recipe: options begin with --, recipes end in .yaml")
+                raise CommandError(
+                    f"{word!r} is neither an option nor a recipe: options begin with --, recipes end in .yaml"
+                )
         return cls(recipes=tuple(recipes), files=tuple(expand_all(recipes)), options=tuple(options))
 
     @property

@@ -111,7 +111,13 @@ def _render(description: Description) -> str:
     rows = [(argument, f"{argument.name}: {argument.type}") for argument in description.arguments]
     lines += ["", "arguments" if rows else "no arguments"]
     for argument, head in rows:
-        tail = "(filled in)" if argument.supplied else "(required)" if argument.default is None else f"= {argument.default}"
+        tail = (
+            "(filled in)"
+            if argument.supplied
+            else "(required)"
+            if argument.default is None
+            else f"= {argument.default}"
+        )
         lines += [f"  {head} {tail}"] + ([f"      {argument.text}"] if argument.text else [])
     lines += ["", f"paper       {part.paper or '-'}", f"class_path  {part.class_path}"]
     lines += [f"file        {description.file}:{description.line}"]

@@ -114,7 +114,8 @@ def _missing_argument(message: str, command_line: CommandLine | None) -> str | N
     keys = _keys(message[: found.start()])
     owners = _CLASS.findall(message[: found.start()])
     owner = owners[-1].rpartition(".")[2] if owners else "a recipe"
-    return f"{_at(_place(command_line, keys))}{'.'.join(keys) or 'the recipe'} lacks {found[1] or found[2]}, which {owner} needs"
+    missing = re.sub(r"^(fit|validate|test|predict)\.", "", found[1] or found[2])
+    return f"{_at(_place(command_line, keys))}{'.'.join(keys) or 'the recipe'} lacks {missing}, which {owner} needs"
 
 
 def _unknown_top(message: str, command_line: CommandLine | None) -> str | None:
@@ -122,15 +123,16 @@ def _unknown_top(message: str, command_line: CommandLine | None) -> str | None:
     if found is None:
         return None
     dotted = (found[1] or found[2]).lstrip("-").partition("=")[0]
-    keys = tuple(dotted.split("."))
-    names = ("trainer", "model", "data", "run", "seed_everything", "base", "ckpt_path")
+    keys = dotted.split(".")
+    names: tuple[str, ...] = ("trainer", "model", "data", "run", "seed_everything", "base", "ckpt_path")
     if keys[0] == "trainer" and len(keys) > 1:
         names = tuple(inspect.signature(lightning.Trainer).parameters)
     elif keys[0] in names:
         return None
     name = keys[1] if keys[0] == "trainer" and len(keys) > 1 else keys[0]
     owner = "trainer" if name != keys[0] else "a recipe"
-    head = f"{_at(_place(command_line, keys) or _place(command_line, keys[:1]))}{owner} has no key {name!r}"
+    place = _place(command_line, tuple(keys)) or _place(command_line, (keys[0],))
+    head = f"{_at(place)}{owner} has no key {name!r}"
     return f"{head}{closest(name, names)}; the keys are {', '.join(names)}"
 
 

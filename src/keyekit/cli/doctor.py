@@ -65,7 +65,8 @@ def _devices() -> Iterator[Line]:
         yield True, "cuda", "none; recipes run on the CPU"
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        yield True, f"cuda:{index}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB, capability {device.major}.{device.minor}"
+        memory = f"{device.total_memory / 2**30:.0f} GiB"
+        yield True, f"cuda:{index}", f"{device.name}, {memory}, capability {device.major}.{device.minor}"
 
 
 def _parts() -> Iterator[Line]:
@@ -73,7 +74,8 @@ def _parts() -> Iterator[Line]:
     import torch
 
     codecs = [name for name in ("libx264", "libopenh264") if name in av.codecs_available]
-    yield bool(codecs), "video", f"PyAV {av.__version__}, H.264 encoder {codecs[0]}" if codecs else "PyAV lacks an H.264 encoder"
+    encoder = f"H.264 encoder {codecs[0]}" if codecs else "without an H.264 encoder: the world cannot be written"
+    yield bool(codecs), "video", f"PyAV {av.__version__}, {encoder}"
     backend = "PyTorch reference" + (" on CUDA" if torch.cuda.is_available() else " on the CPU")
     yield True, "dense", "torch scaled_dot_product_attention"
     yield True, "dsa", backend

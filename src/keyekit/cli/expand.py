@@ -41,7 +41,9 @@ def expand_recipe(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Print the expanded recipe."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: keyekit expand RECIPE... [--key=value ...]\n\nPrints what keyekit fit would run with the same words.")
+        print(
+            "usage: keyekit expand RECIPE... [--key=value ...]\n\nPrints what keyekit fit would run with the same words."
+        )
         return 0 if arguments else 2
     print(expand_recipe(arguments), end="")
     return 0

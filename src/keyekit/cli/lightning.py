@@ -48,7 +48,8 @@ class SaveRecipe(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Agree on the folder, then save."""
         folder = trainer.strategy.broadcast(trainer.default_root_dir)
-        trainer._default_root_dir = folder  # Lightning has no setter; only rank 0 knew the number before this point
+        # Lightning has no setter, and only rank 0 knew the number before this point.
+        trainer._default_root_dir = folder  # pyright: ignore[reportAttributeAccessIssue]
         super().setup(trainer, pl_module, stage)
 
 
@@ -97,7 +98,7 @@ class KeyeCLI(LightningCLI):
         """Add the run folder and the key that recipes inherit by."""
         parser.add_class_arguments(RunOptions, "run")
         parser.add_argument("--base", type=list[str] | str | None, default=None, help="Recipes to inherit from.")
-        parser.set_defaults({"run.name": self._command_line.name, "data": None})
+        parser.set_defaults({"run.name": self._command_line.name})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then forget ``base``: its files are already merged, and the saved recipe stands alone."""

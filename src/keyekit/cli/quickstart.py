@@ -30,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--recipe", type=Path, default=_RECIPES / "quickstart.yaml", help="recipe of the language fit")
     parser.add_argument(
-        "--vision-recipe", type=Path, default=_RECIPES / "quickstart" / "vision.yaml", help="recipe of the contrastive fit"
+        "--vision-recipe",
+        type=Path,
+        default=_RECIPES / "quickstart" / "vision.yaml",
+        help="recipe of the contrastive fit",
     )
     parser.add_argument(
         "--vision-run", type=Path, help="a finished contrastive run to start from instead of making one (its folder)"

@@ -94,6 +94,11 @@ class ConversationDataModule(lightning.LightningDataModule):
         """Samples left out so far, by reason."""
         return self.policy.counts
 
+    @property
+    def heldout_tasks(self) -> tuple[str, ...]:
+        """Task families among the held-out samples."""
+        return tuple(sorted({encoded.sample.task for encoded in self._datasets["heldout"].encoded}))
+
     def prepare_data(self) -> None:
         """Build the world, train the tokenizer and decode all media, on one process of each machine."""
         if self.world is not None:

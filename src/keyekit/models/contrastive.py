@@ -62,7 +62,9 @@ class TextTower(nn.Module):
             ValueError: If a caption is longer than ``max_tokens``.
         """
         if segments.maximum > self.max_tokens:
-            raise ValueError(f"a caption of {segments.maximum} tokens exceeds the text tower's max_tokens={self.max_tokens}")
+            raise ValueError(
+                f"a caption of {segments.maximum} tokens exceeds the text tower's max_tokens={self.max_tokens}"
+            )
         offsets = segments.offsets.long()
         lengths = offsets.diff()
         index = torch.arange(segments.total, device=tokens.device)

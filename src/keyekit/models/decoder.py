@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.dim = dim
-        self.rope = MultimodalRope(head_dim=head_dim, theta=rope_theta, section=tuple(rope_section))
+        self.rope = MultimodalRope(head_dim=head_dim, theta=rope_theta, section=rope_section)
         self.embed_tokens = nn.Embedding(vocab_size, dim)
         specs = (
             LayerSpec(

@@ -44,7 +44,12 @@ class VisionLanguageModel(nn.Module):
         """
         num_tokens = batch.samples[-1].stop if batch.samples else None
         return self.decoder(
-            self.embed(batch), batch.positions, batch.segments, num_tokens=num_tokens, cache=cache, selections=selections
+            self.embed(batch),
+            batch.positions,
+            batch.segments,
+            num_tokens=num_tokens,
+            cache=cache,
+            selections=selections,
         )
 
     def embed(self, batch: Batch) -> Tensor:

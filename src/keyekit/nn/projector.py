@@ -70,7 +70,9 @@ def _merge_order(grids: tuple[tuple[int, int], ...], merge: int, device: str) ->
     known: dict[tuple[int, int], Tensor] = {}
     for rows, columns in grids:
         if rows % merge or columns % merge:
-            raise ValueError(f"a grid of {rows}x{columns} patches cannot be merged {merge}x{merge}: resize to multiples")
+            raise ValueError(
+                f"a grid of {rows}x{columns} patches cannot be merged {merge}x{merge}: resize to multiples"
+            )
         if (rows, columns) not in known:
             square = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
             known[rows, columns] = square.permute(0, 2, 1, 3).reshape(-1, merge**2)

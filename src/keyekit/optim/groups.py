@@ -68,7 +68,12 @@ def group_parameters(
         decay = decay if parameter.ndim > 1 else 0.0
         collected.setdefault(("default" if group is None else group.pattern, rate, decay), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": decay, "name": f"{pattern}/{'decayed' if decay else 'plain'}"}
+        {
+            "params": parameters,
+            "lr": rate,
+            "weight_decay": decay,
+            "name": f"{pattern}/{'decayed' if decay else 'plain'}",
+        }
         for (pattern, rate, decay), parameters in collected.items()
     ]
 

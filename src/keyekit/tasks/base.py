@@ -47,7 +47,7 @@ class Task(lightning.LightningModule):
         self.network = network
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.betas = tuple(betas)
+        self.betas = (betas[0], betas[1])
         self.groups = tuple(groups)
         self.schedule = schedule or WarmupCosine()
         self.init_from = init_from

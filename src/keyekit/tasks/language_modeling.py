@@ -70,7 +70,9 @@ class LanguageModeling(Task):
         summed = self.objective(output.hidden, self.network.decoder.lm_head.weight, batch.labels, batch.num_targets)
         prediction = summed / self.global_targets(batch.num_targets)
         loss = prediction + sum(output.losses.values(), start=prediction.new_zeros(()))
-        values = {"train/prediction_loss": prediction.detach()} | {f"train/{name}": v for name, v in output.meters.items()}
+        values = {"train/prediction_loss": prediction.detach()} | {
+            f"train/{name}": v for name, v in output.meters.items()
+        }
         if output.routing:
             self._remember_load(output)
             balance = balance_loss(output.routing)

@@ -77,7 +77,10 @@ def tiny_vision_language_model(
 
 
 def tiny_batch(
-    lengths: Sequence[int] = (9, 14), grids: Sequence[tuple[int, int] | None] = ((2, 4), None), tail: int = 3, seed: int = 0
+    lengths: Sequence[int] = (9, 14),
+    grids: Sequence[tuple[int, int] | None] = ((2, 4), None),
+    tail: int = 3,
+    seed: int = 0,
 ) -> Batch:
     """A pack of random samples, each with one image or none, and a tail of padding.
 

@@ -21,7 +21,9 @@ def test_selection_is_causal_and_stays_inside_each_sequence() -> None:
             row = chosen[start + t]
             used = row[row >= 0] - start
             assert used.tolist() == alone[t][alone[t] >= 0].tolist()
-            assert len(used) == min(3, t + 1) and used.max() <= t and used.min() >= 0
+            assert len(used) == min(3, t + 1)
+            assert used.max() <= t
+            assert used.min() >= 0
         start += length
 
 
@@ -39,10 +41,14 @@ def test_indexer_kl_trains_the_indexer_alone() -> None:
     query, key = torch.randn(6, 4, 16, requires_grad=True), torch.randn(6, 2, 16, requires_grad=True)
     indices = dsa.index_topk(iq, ik, gate, (6,), (6,), topk=4)
     divergence = dsa.indexer_kl(iq, ik, gate, query, key, indices, 0.25)
-    assert (divergence >= -1e-6).all() and divergence[0].abs() < 1e-6  # one visible key: nothing to learn
+    assert (divergence >= -1e-6).all()
+    assert divergence[0].abs() < 1e-6
     divergence.sum().backward()
-    assert query.grad is None and key.grad is None
-    assert iq.grad.abs().sum() > 0 and ik.grad.abs().sum() > 0 and gate.grad.abs().sum() > 0
+    assert query.grad is None
+    assert key.grad is None
+    assert iq.grad.abs().sum() > 0
+    assert ik.grad.abs().sum() > 0
+    assert gate.grad.abs().sum() > 0
     target = reference.attention_target(query, key, indices, 0.25)
     torch.testing.assert_close(target.sum(1), torch.ones(6))
 

@@ -7,7 +7,9 @@ from keyekit_kernels.dsa import reference
 
 
 def test_topk_orders_by_score_then_index_and_pads_with_minus_one() -> None:
-    scores = torch.tensor([[5.0, 1.0, 5.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0, 0.0], [1.0, float("nan"), -float("inf"), 2.0, 3.0]])
+    scores = torch.tensor(
+        [[5.0, 1.0, 5.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0, 0.0], [1.0, float("nan"), -float("inf"), 2.0, 3.0]]
+    )
     chosen = reference.select_topk(scores, torch.tensor([4, 2, 4]), topk=3)
     assert chosen.dtype == torch.int32
     assert chosen.tolist() == [[0, 2, 3], [0, 1, -1], [0, 1, 3]]
@@ -45,7 +47,9 @@ def test_scores_at_gathers_the_full_matrix() -> None:
 
 def test_attention_over_selection_equals_a_masked_softmax_with_gradients() -> None:
     torch.manual_seed(0)
-    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((7, 6, 8), (11, 2, 8), (11, 2, 8))]
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((7, 6, 8), (11, 2, 8), (11, 2, 8))
+    ]
     query, key, value = tensors
     indices = torch.stack([torch.randperm(11)[:5].sort().values for _ in range(7)]).int()
     indices[2, 3:] = -1
@@ -71,7 +75,8 @@ def test_a_query_without_keys_gives_zero_and_finite_gradients() -> None:
     output, _ = reference.attention_over_selection(query, key, key, indices, 0.5)
     assert output[0].abs().sum() == 0
     output.sum().backward()
-    assert query.grad.isfinite().all() and key.grad.isfinite().all()
+    assert query.grad.isfinite().all()
+    assert key.grad.isfinite().all()
 
 
 def test_kl_equals_torch_and_its_gradient_is_student_minus_teacher() -> None:

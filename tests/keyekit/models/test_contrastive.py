@@ -47,7 +47,8 @@ def test_embeddings_have_unit_length_and_do_not_depend_on_the_neighbours() -> No
 
 def test_starts_at_siglips_temperature_and_bias_and_learns() -> None:
     network, pairs = model(), batch()
-    assert network.logit_scale.exp().item() == pytest.approx(10) and network.logit_bias.item() == -10
+    assert network.logit_scale.exp().item() == pytest.approx(10)
+    assert network.logit_bias.item() == -10
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(150):
         logits = network.logits(*network(pairs))

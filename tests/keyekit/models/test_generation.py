@@ -75,8 +75,10 @@ def test_sampler_draws_within_top_k_and_top_p_and_repeats_with_its_seed() -> Non
         assert torch.equal(tokens, sampler.draw(logits, sampler.generator("cpu")))
         drawn[name] = torch.bincount(tokens, minlength=4) / 2000
     torch.testing.assert_close(drawn["all"], logits[0].softmax(-1), atol=0.04, rtol=0)
-    assert drawn["k"][2:].sum() == 0 and drawn["k"][1] > 0.2
-    assert drawn["p"].tolist() == [1, 0, 0, 0] and drawn["greedy"].tolist() == [1, 0, 0, 0]
+    assert drawn["k"][2:].sum() == 0
+    assert drawn["k"][1] > 0.2
+    assert drawn["p"].tolist() == [1, 0, 0, 0]
+    assert drawn["greedy"].tolist() == [1, 0, 0, 0]
 
 
 def test_cache_refuses_to_outgrow_its_buffers() -> None:

@@ -104,7 +104,8 @@ def test_packed_equals_unpacked_in_loss_and_gradients(attention: str, feed_forwa
     shapes = [(17, [(4, 4)]), (9, []), (23, [(2, 4), (4, 2)])]
     parts = [sample(n, g, seed) for seed, (n, g) in enumerate(shapes)]
     parts = [
-        replace(p, vision=None if p.vision is None else replace(p.vision, patches=p.vision.patches.double())) for p in parts
+        replace(p, vision=None if p.vision is None else replace(p.vision, patches=p.vision.patches.double()))
+        for p in parts
     ]
     packed = summed_loss(model, pack(parts, tail=6))
     unpacked = sum(summed_loss(model, part) for part in parts)
@@ -148,7 +149,9 @@ def test_replaying_the_selections_reproduces_the_output() -> None:
     model = network("dsa", "softmax").eval()
     batch = sample(17, [(4, 4)], 0)
     first = model(batch)
-    assert len(first.selections) == 2 and first.selections[0].keys is not None and first.selections[0].experts is not None
+    assert len(first.selections) == 2
+    assert first.selections[0].keys is not None
+    assert first.selections[0].experts is not None
     torch.testing.assert_close(model(batch, selections=first.selections).hidden, first.hidden)
     changed = [replace(s, experts=(s.experts + 1) % 4) for s in first.selections]
     assert not torch.allclose(model(batch, selections=changed).hidden, first.hidden)

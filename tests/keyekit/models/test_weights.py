@@ -43,7 +43,8 @@ def test_export_then_import_is_the_identity(tmp_path, tie: bool) -> None:
     source, target = network(0, tie), network(1, tie)
     save_weights(source, tmp_path)
     report = load_weights(target, tmp_path)
-    assert report.missing == () and report.unexpected == ()
+    assert report.missing == ()
+    assert report.unexpected == ()
     for (name, a), b in zip(source.state_dict().items(), target.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -75,11 +76,13 @@ def test_shards_with_an_index_are_read(tmp_path) -> None:
 
 
 def test_wrong_folders_and_shapes_are_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors"):
         load_weights(network(0), tmp_path)
     save_weights(nn.Linear(2, 2), tmp_path)
     with pytest.raises(ValueError, match="no tensor in"):
         load_weights(network(0), tmp_path)
-    save_weights(VisionLanguageModel(KeyeViT(24, 1, 2, 40, image_size=28), MergeProjector(24, 32), network(0).decoder), tmp_path)
+    save_weights(
+        VisionLanguageModel(KeyeViT(24, 1, 2, 40, image_size=28), MergeProjector(24, 32), network(0).decoder), tmp_path
+    )
     with pytest.raises(ValueError, match="sizes differ"):
         load_weights(network(0), tmp_path)

@@ -27,7 +27,8 @@ def test_no_target_is_a_zero_that_can_be_differentiated() -> None:
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
     loss = CrossEntropy()(hidden, weight, torch.full((4,), -100), num_targets=0)
     loss.backward()
-    assert loss.item() == 0 and not hidden.grad.any()
+    assert loss.item() == 0
+    assert not hidden.grad.any()
 
 
 def test_chunk_size_must_be_positive() -> None:

@@ -28,12 +28,16 @@ def test_every_trainable_parameter_is_in_one_group_with_its_rate() -> None:
 
 def test_the_first_match_decides_and_freezing_leaves_parameters_out() -> None:
     model = network()
-    groups = [ParameterGroup(pattern=r"decoder\.0\.", frozen=True), ParameterGroup(pattern="decoder", learning_rate_scale=2.0)]
+    groups = [
+        ParameterGroup(pattern=r"decoder\.0\.", frozen=True),
+        ParameterGroup(pattern="decoder", learning_rate_scale=2.0),
+    ]
     freeze(model, groups)
     assert [p.requires_grad for p in model["decoder"].parameters()] == [False, False, True, True]
     divided = group_parameters(model, groups, 1.0, 0.0)
     members = {id(p) for group in divided for p in group["params"]}
-    assert id(model["decoder"][0].weight) not in members and id(model["decoder"][1].weight) in members
+    assert id(model["decoder"][0].weight) not in members
+    assert id(model["decoder"][1].weight) in members
 
 
 def test_a_pattern_without_parameters_is_an_error() -> None:

@@ -12,7 +12,9 @@ __all__ = ["Dense"]
 
 
 class Dense(Attention):
-    """Every token attends to all earlier tokens of its sequence, through PyTorch's fused attention (Qwen3, Keye-VL 8B sheet 1.2).
+    """Every token attends to all earlier tokens of its sequence (Qwen3, Keye-VL 8B sheet 1.2).
+
+    Runs through PyTorch's fused attention.
 
     Args:
         spec: Sizes of the layer, filled in by the decoder.

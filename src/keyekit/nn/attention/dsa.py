@@ -41,7 +41,9 @@ class DSA(Attention):
         super().__init__(spec)
         if topk < 1:
             raise ValueError(f"topk={topk}: a query needs at least one key")
-        spec.rope.scaled_section(indexer_head_dim)  # an indexer width that does not fit the rope fails here, not in training
+        spec.rope.scaled_section(
+            indexer_head_dim
+        )  # an indexer width that does not fit the rope fails here, not in training
         self.topk = topk
         self.kl_weight = kl_weight
         self.implementation = implementation
@@ -61,15 +63,26 @@ class DSA(Attention):
         selection = context.selection
         if selection is None:
             lengths, key_lengths = context.segments.lengths, context.segments.key_lengths
-            selection = dsa.index_topk(index_query, index_key, gate, lengths, key_lengths, self.topk, self.implementation)
+            selection = dsa.index_topk(
+                index_query, index_key, gate, lengths, key_lengths, self.topk, self.implementation
+            )
         mixed, _ = dsa.sparse_attention(query, key, value, selection, self.scale, self.implementation)
         output = AttentionOutput(
-            hidden=self.o_proj(mixed.flatten(1)), selection=selection, meters={"selected_share": self._share(selection, context)}
+            hidden=self.o_proj(mixed.flatten(1)),
+            selection=selection,
+            meters={"selected_share": self._share(selection, context)},
         )
         if self.kl_weight and torch.is_grad_enabled():
             real = slice(0, context.num_tokens)
             divergence = dsa.indexer_kl(
-                index_query[real], index_key, gate[real], query[real], key, selection[real], self.scale, self.implementation
+                index_query[real],
+                index_key,
+                gate[real],
+                query[real],
+                key,
+                selection[real],
+                self.scale,
+                self.implementation,
             ).mean()
             output.losses["indexer_kl"] = self.kl_weight * divergence
             output.meters["indexer_kl"] = divergence.detach()

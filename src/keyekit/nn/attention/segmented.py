@@ -40,13 +40,17 @@ def segmented_attention(
     plan = _plan(segments.lengths, segments.key_lengths, causal, str(query.device))
     outputs = []
     for group in plan.groups:
-        attended = _attend(query[group.rows], key[group.columns], value[group.columns], group.mask, group.triangular, scale)
+        attended = _attend(
+            query[group.rows], key[group.columns], value[group.columns], group.mask, group.triangular, scale
+        )
         outputs.append(attended.flatten(0, 1)[group.valid])
     packed = torch.cat(outputs)
     return packed if plan.order is None else packed[plan.order]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
     """Batched attention of ``[N, L, heads, K]`` tensors."""
     return functional.scaled_dot_product_attention(
         query.transpose(1, 2),
@@ -63,10 +67,14 @@ def _is_uniform(segments: Segments) -> bool:
     return segments.is_square and len(segments) > 0 and min(segments.lengths) == segments.maximum > 0
 
 
-def _uniform(query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float | None) -> Tensor:
+def _uniform(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float | None
+) -> Tensor:
     """All segments are equally long: a view is enough."""
     shape = (len(segments), segments.maximum)
-    attended = _attend(query.unflatten(0, shape), key.unflatten(0, shape), value.unflatten(0, shape), None, causal, scale)
+    attended = _attend(
+        query.unflatten(0, shape), key.unflatten(0, shape), value.unflatten(0, shape), None, causal, scale
+    )
     return attended.flatten(0, 1)
 
 
@@ -101,8 +109,8 @@ def _plan(lengths: tuple[int, ...], key_lengths: tuple[int, ...], causal: bool, 
         rows_in_order.append(rows.flatten()[valid])
         triangular = causal and bool((count == key_count).all())
         mask = None if triangular else _mask(count, key_count, row, column, causal)
-        tensors = (None if tensor is None else tensor.to(device) for tensor in (rows, columns, valid, mask))
-        groups.append(_Group(*tensors, triangular))
+        on_device = (rows.to(device), columns.to(device), valid.to(device), None if mask is None else mask.to(device))
+        groups.append(_Group(*on_device, triangular))
     written = torch.cat(rows_in_order)
     in_order = bool((written[1:] > written[:-1]).all())
     return _Plan(groups, None if in_order else written.argsort().to(device))

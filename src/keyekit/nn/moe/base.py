@@ -28,7 +28,9 @@ class RouterSpec:
 
     def __post_init__(self) -> None:
         if not 0 < self.active_experts <= self.num_experts:
-            raise ValueError(f"active_experts={self.active_experts} must lie between 1 and num_experts={self.num_experts}")
+            raise ValueError(
+                f"active_experts={self.active_experts} must lie between 1 and num_experts={self.num_experts}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,9 @@ class FeedForward(nn.Module, ABC):
         self.spec = spec
 
     @abstractmethod
-    def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> FeedForwardOutput:
+    def forward(
+        self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None
+    ) -> FeedForwardOutput:
         """Transform.
 
         Args:

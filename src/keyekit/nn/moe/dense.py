@@ -24,7 +24,9 @@ class SwiGLU(FeedForward):
         self.up_proj = nn.Linear(spec.dim, spec.hidden_dim, bias=False)
         self.down_proj = nn.Linear(spec.hidden_dim, spec.dim, bias=False)
 
-    def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> FeedForwardOutput:
+    def forward(
+        self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None
+    ) -> FeedForwardOutput:
         """Transform ``hidden [T, D]``; see :class:`FeedForward`."""
         inner = functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden)
         return FeedForwardOutput(hidden=self.down_proj(inner))

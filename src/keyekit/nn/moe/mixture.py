@@ -38,7 +38,9 @@ class MixtureOfExperts(FeedForward):
         self.gate = router(RouterSpec(dim=spec.dim, num_experts=num_experts, active_experts=active_experts))
         self.experts = Experts(num_experts, spec.dim, expert_dim)
 
-    def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> FeedForwardOutput:
+    def forward(
+        self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None
+    ) -> FeedForwardOutput:
         """Transform ``hidden [T, D]``; see :class:`FeedForward`."""
         routing = self.gate(hidden, num_tokens, selection)
         num_active = routing.experts.shape[1]
@@ -46,7 +48,9 @@ class MixtureOfExperts(FeedForward):
         counts = torch.bincount(routing.experts.flatten(), minlength=self.experts.num_experts)
         visited = self.experts(hidden[order // num_active], counts)
         weighted = visited * routing.weights.flatten()[order, None].to(visited.dtype)
-        return FeedForwardOutput(hidden=torch.zeros_like(hidden).index_add(0, order // num_active, weighted), routing=routing)
+        return FeedForwardOutput(
+            hidden=torch.zeros_like(hidden).index_add(0, order // num_active, weighted), routing=routing
+        )
 
 
 class Experts(nn.Module):

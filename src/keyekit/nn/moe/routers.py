@@ -27,7 +27,9 @@ class SoftmaxTopK(Router):
     def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> Routing:
         """Route ``hidden [T, D]``; see :class:`Router`."""
         probabilities = functional.linear(hidden.float(), self.weight.float()).softmax(dim=-1)
-        experts = probabilities.topk(self.spec.active_experts, dim=-1).indices if selection is None else selection.long()
+        experts = (
+            probabilities.topk(self.spec.active_experts, dim=-1).indices if selection is None else selection.long()
+        )
         weights = probabilities.gather(1, experts)
         if self.normalize:
             weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -35,7 +37,9 @@ class SoftmaxTopK(Router):
 
 
 class SigmoidBias(Router):
-    """Sigmoid scores; a bias that follows the load steers the choice but not the weights, so no auxiliary loss is needed (DeepSeek-V3).
+    """Sigmoid scores; a bias that follows the load steers the choice but not the weights (DeepSeek-V3).
+
+    No auxiliary loss is needed.
 
     After every optimizer step the bias of an expert rises by ``bias_rate`` if it had less than its share of tokens and falls
     if it had more.

@@ -34,6 +34,8 @@ class MultimodalRope:
     section: tuple[int, int, int] = (16, 24, 24)
 
     def __post_init__(self) -> None:
+        time, height, width = self.section  # recipes bring a list
+        object.__setattr__(self, "section", (time, height, width))
         if 2 * sum(self.section) != self.head_dim:
             raise ValueError(
                 f"rope section {tuple(self.section)} covers {sum(self.section)} rotary pairs, but head_dim={self.head_dim} "
@@ -49,7 +51,8 @@ class MultimodalRope:
         scaled = [pairs * head_dim / self.head_dim for pairs in self.section]
         if any(pairs != int(pairs) for pairs in scaled):
             raise ValueError(
-                f"rope section {tuple(self.section)} of head_dim {self.head_dim} does not scale to whole pairs at width {head_dim}"
+                f"rope section {tuple(self.section)} of head_dim {self.head_dim} does not scale to whole pairs "
+                f"at width {head_dim}"
             )
         return int(scaled[0]), int(scaled[1]), int(scaled[2])
 

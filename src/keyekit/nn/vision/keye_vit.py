@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +54,8 @@ class KeyeViT(VisionEncoder):
         self.head_dim = dim // num_heads
         self.rope_theta = rope_theta
         self.embeddings = PatchEmbeddings(dim, patch_size, image_size // patch_size, in_channels)
-        self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim) for _ in range(num_layers))}
-        )
+        blocks = nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim) for _ in range(num_layers))
+        self.encoder = nn.ModuleDict({"layers": blocks})  # the released checkpoint's names
         self.post_layernorm = nn.LayerNorm(dim, 1e-6)
 
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
@@ -66,7 +66,7 @@ class KeyeViT(VisionEncoder):
         segments = Segments.of([rows * columns for rows, columns in grids], device=patches.device)
         tables = grid_rotary_tables(grids, self.head_dim, self.rope_theta, patches.device)
         hidden = self.embeddings(patches, grids)
-        for block in self.encoder["layers"]:
+        for block in cast(nn.ModuleList, self.encoder["layers"]):
             hidden = block(hidden, segments, tables)
         return self.post_layernorm(hidden)
 
@@ -83,7 +83,9 @@ class PatchEmbeddings(nn.Module):
 
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         """``[P, C, patch, patch]`` to ``[P, dim]``."""
-        weight = self.patch_embedding.weight.flatten(1)  # a convolution whose kernel covers the patch is a matrix product
+        weight = self.patch_embedding.weight.flatten(
+            1
+        )  # a convolution whose kernel covers the patch is a matrix product
         projected = functional.linear(patches.flatten(1).to(weight.dtype), weight, self.patch_embedding.bias)
         tables = {grid: self.interpolate(grid) for grid in set(grids)}
         if len(tables) == 1:

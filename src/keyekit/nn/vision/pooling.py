@@ -40,6 +40,6 @@ class AttentionPooling(nn.Module):
         query = nn.functional.linear(self.probe[0], weights[0], biases[0]).expand(len(grids), -1)
         key = nn.functional.linear(features, weights[1], biases[1])
         value = nn.functional.linear(features, weights[2], biases[2])
-        heads = (tensor.unflatten(-1, (self.num_heads, -1)) for tensor in (query, key, value))
-        pooled = self.attention.out_proj(segmented_attention(*heads, segments, causal=False).flatten(1))
+        query, key, value = (tensor.unflatten(-1, (self.num_heads, -1)) for tensor in (query, key, value))
+        pooled = self.attention.out_proj(segmented_attention(query, key, value, segments, causal=False).flatten(1))
         return pooled + self.mlp(self.layernorm(pooled))

@@ -29,7 +29,9 @@ def check_arguments_are_typed(cls: type) -> None:
     try:
         typing.get_type_hints(cls.__init__)
     except NameError as error:
-        raise AssertionError(f"an annotation does not resolve ({error}): import the type outside TYPE_CHECKING") from error
+        raise AssertionError(
+            f"an annotation does not resolve ({error}): import the type outside TYPE_CHECKING"
+        ) from error
 
 
 def check_arguments_are_documented(cls: type) -> None:

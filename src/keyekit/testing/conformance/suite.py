@@ -71,7 +71,9 @@ def checks_for(family: str) -> list[Check]:
     found: list[Check] = []
     for name in modules:
         module = importlib.import_module(f"{__package__}.{name}")
-        found += [function for label, function in inspect.getmembers(module, inspect.isfunction) if label in module.CHECKS]
+        found += [
+            function for label, function in inspect.getmembers(module, inspect.isfunction) if label in module.CHECKS
+        ]
     return found
 
 

@@ -26,7 +26,14 @@ def layer(**arguments) -> DSA:
 
 def test_indexer_weights_have_the_released_shapes() -> None:
     spec = LayerSpec(
-        layer=0, dim=2048, num_heads=32, num_groups=4, head_dim=128, hidden_dim=6144, norm_eps=1e-6, rope=MultimodalRope(theta=1e7)
+        layer=0,
+        dim=2048,
+        num_heads=32,
+        num_groups=4,
+        head_dim=128,
+        hidden_dim=6144,
+        norm_eps=1e-6,
+        rope=MultimodalRope(theta=1e7),
     )
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in DSA(spec).named_parameters() if "sa_indexer" in name}

@@ -11,7 +11,11 @@ from keyekit.nn.attention.segmented import segmented_attention
 def one_by_one(query, key, value, segments, causal):
     outputs, start, key_start = [], 0, 0
     for length, key_length in zip(segments.lengths, segments.key_lengths, strict=True):
-        q, k, v = query[start : start + length], key[key_start : key_start + key_length], value[key_start : key_start + key_length]
+        q, k, v = (
+            query[start : start + length],
+            key[key_start : key_start + key_length],
+            value[key_start : key_start + key_length],
+        )
         groups = query.shape[1] // key.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         logits = torch.einsum("thk,shk->hts", q, k) * q.shape[-1] ** -0.5
@@ -47,7 +51,9 @@ def test_packed_equals_unpacked_with_gradients(case: str, causal: bool) -> None:
     weight = torch.randn_like(ours)
     tensors = (query, key, value)
     for mine, other in zip(
-        torch.autograd.grad((ours * weight).sum(), tensors), torch.autograd.grad((theirs * weight).sum(), tensors), strict=True
+        torch.autograd.grad((ours * weight).sum(), tensors),
+        torch.autograd.grad((theirs * weight).sum(), tensors),
+        strict=True,
     ):
         torch.testing.assert_close(mine, other)
 
@@ -55,5 +61,7 @@ def test_packed_equals_unpacked_with_gradients(case: str, causal: bool) -> None:
 def test_scale_is_respected() -> None:
     query, key = torch.randn(4, 2, 8), torch.randn(4, 2, 8)
     segments = Segments.of([4])
-    expected = functional.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (query, key, key)), scale=2.0).transpose(0, 1)
+    expected = functional.scaled_dot_product_attention(
+        *(x.transpose(0, 1) for x in (query, key, key)), scale=2.0
+    ).transpose(0, 1)
     torch.testing.assert_close(segmented_attention(query, key, key, segments, causal=False, scale=2.0), expected)

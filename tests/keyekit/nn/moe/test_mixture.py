@@ -48,7 +48,8 @@ def test_no_token_is_dropped_when_all_go_to_one_expert() -> None:
     assert output.routing.statistics.counts.tolist() == [0, 0, 0, 9]
     assert (output.hidden.abs().sum(dim=1) > 0).all()
     output.hidden.sum().backward()
-    assert mixture.experts.down_proj.grad[3].abs().sum() > 0 and mixture.experts.down_proj.grad[:3].abs().sum() == 0
+    assert mixture.experts.down_proj.grad[3].abs().sum() > 0
+    assert mixture.experts.down_proj.grad[:3].abs().sum() == 0
 
 
 def test_softmax_router_is_qwen3s() -> None:
@@ -56,7 +57,9 @@ def test_softmax_router_is_qwen3s() -> None:
     router = SoftmaxTopK(RouterSpec(dim=16, num_experts=6, active_experts=3))
     hidden = torch.randn(7, 16) * 10
     routing = router(hidden)
-    probabilities = (hidden @ router.weight.T).softmax(-1)  # Keye-VL-2.0 sheet 2.2: softmax over all, then top, then renormalise
+    probabilities = (hidden @ router.weight.T).softmax(
+        -1
+    )  # Keye-VL-2.0 sheet 2.2: softmax over all, then top, then renormalise
     best = probabilities.topk(3, dim=-1)
     assert torch.equal(routing.experts, best.indices)
     torch.testing.assert_close(routing.weights, best.values / best.values.sum(-1, keepdim=True))
@@ -88,7 +91,8 @@ def test_bias_evens_out_a_skewed_load() -> None:
 def test_padding_counts_in_no_statistic() -> None:
     router = SoftmaxTopK(RouterSpec(dim=16, num_experts=4, active_experts=2))
     statistics = router(torch.randn(10, 16), num_tokens=6).statistics
-    assert statistics.counts.sum() == 12 and statistics.num_tokens == 6
+    assert statistics.counts.sum() == 12
+    assert statistics.num_tokens == 6
     torch.testing.assert_close(statistics.probabilities.sum(), torch.tensor(6.0))
 
 

@@ -16,7 +16,8 @@ def test_video_on_the_time_axis(per_second: float, frames_at: list[int], after: 
     span = VisualSpan(start=3, rows=2, columns=2, frames=3, time_steps=steps)
     positions = multimodal_positions(17, [span])
     assert positions[0, 3:15].tolist() == [t for t in frames_at for _ in range(4)]
-    assert positions[1, 3:7].tolist() == [3, 3, 4, 4] and positions[2, 3:7].tolist() == [3, 4, 3, 4]
+    assert positions[1, 3:7].tolist() == [3, 3, 4, 4]
+    assert positions[2, 3:7].tolist() == [3, 4, 3, 4]
     assert positions[:, 15:].tolist() == [after] * 3
     assert int(positions.max()) + 1 - 17 == delta
 

@@ -18,7 +18,9 @@ def test_each_pair_turns_with_its_axis() -> None:
         first, second = x[:, :, pair].double(), x[:, :, pair + 64].double()
         cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
         torch.testing.assert_close(rotated[:, :, pair].double(), first * cosine - second * sine, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(rotated[:, :, pair + 64].double(), second * cosine + first * sine, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            rotated[:, :, pair + 64].double(), second * cosine + first * sine, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_indexer_width_scales_the_section() -> None:

@@ -1,0 +1,1 @@
+"""Callbacks: what a run reports and keeps."""

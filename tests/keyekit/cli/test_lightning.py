@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+
+from keyekit.cli.errors import CommandError
+from keyekit.cli.lightning import run
+from keyekit.cli.main import main
+from keyekit.nn.attention.dense import Dense
+from keyekit.nn.attention.dsa import DSA
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+INTERPOLATED = """\
+data:
+  class_path: toy_parts.ToyData
+  init_args: {size: "${trainer.max_steps}"}
+"""
+
+
+def test_a_run_writes_one_numbered_folder(recipe):
+    cli = run("fit", [str(recipe)])
+    folder = Path("runs/child/1")
+    assert cli.run_folder == folder
+    assert cli.trainer.default_root_dir == str(folder)
+    assert (folder / "config.yaml").is_file()
+    assert (folder / "checkpoints/last.ckpt").is_file()
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert not Path("lightning_logs").exists()
+
+
+def test_base_values_are_inherited_and_lists_appended(recipe):
+    cli = run("fit", [str(recipe)])
+    kinds = [type(callback) for callback in cli.trainer.callbacks]  # pyright: ignore[reportAttributeAccessIssue]
+    assert ModelCheckpoint in kinds
+    assert LearningRateMonitor in kinds
+    assert cli.trainer.max_steps == 2
+    assert cli.model.network.width == 3
+
+
+def test_a_part_is_swapped_by_one_word_on_the_command_line(recipe):
+    arguments = ["--model.network.attention=DSA", "--model.network.attention.topk=4"]
+    arguments += ["--model.network.attention.indexer_head_dim=8", "--trainer.max_steps=1"]
+    cli = run("fit", [str(recipe), *arguments])
+    layers = list(cli.model.network.layers)
+    assert all(isinstance(layer, DSA) and layer.topk == 4 for layer in layers)
+    assert layers[0] is not layers[1]
+    assert all(isinstance(layer, Dense) for layer in run("fit", [str(recipe)]).model.network.layers)
+
+
+def test_options_win_over_recipes_wherever_they_stand(recipe):
+    assert run("fit", ["--trainer.max_steps=1", str(recipe)]).trainer.max_steps == 1
+
+
+def test_the_saved_recipe_stands_alone_and_repeats_the_run(recipe):
+    first = run("fit", [str(recipe), "--seed_everything=5"])
+    saved = yaml.safe_load((first.run_folder / "config.yaml").read_text())
+    assert "base" not in saved
+    assert saved["seed_everything"] == 5
+    assert saved["model"]["init_args"]["network"]["init_args"]["attention"]["class_path"].endswith("dense.Dense")
+    recipe.unlink()
+    Path("parent.yaml").unlink()
+    second = run("fit", [str(first.run_folder / "config.yaml")])
+    assert second.run_folder == Path("runs/child/2")
+    assert yaml.safe_load((second.run_folder / "config.yaml").read_text()) == saved
+
+
+def test_a_run_continues_in_its_folder_from_its_checkpoint(recipe):
+    first = run("fit", [str(recipe)])
+    more = [f"--run.folder={first.run_folder}", f"--ckpt_path={first.run_folder}/checkpoints/last.ckpt"]
+    second = run("fit", [str(recipe), *more, "--trainer.max_steps=3"])
+    assert second.run_folder == first.run_folder
+    assert second.trainer.global_step == 3
+
+
+def test_test_leaves_the_recipe_of_the_fit_alone(recipe):
+    first = run("fit", [str(recipe)])
+    before = (first.run_folder / "config.yaml").read_text()
+    run("test", [str(recipe), f"--run.folder={first.run_folder}", "--model.learning_rate=9"])
+    assert (first.run_folder / "config.yaml").read_text() == before
+    assert (first.run_folder / "test.yaml").is_file()
+
+
+def test_the_logger_and_root_of_a_recipe_are_respected(recipe):
+    words = ["--trainer.logger=false", "--trainer.callbacks=[]", "--run.root=elsewhere", "--run.name=mine"]
+    cli = run("fit", [str(recipe), *words])
+    assert cli.trainer.loggers == []
+    assert cli.run_folder == Path("elsewhere/mine/1")
+
+
+def test_interpolation_sees_the_merged_recipe(recipe):
+    Path("parent.yaml").write_text(Path("parent.yaml").read_text() + INTERPOLATED)
+    recipe.write_text(recipe.read_text().replace("data: toy_parts.ToyData\n", ""))
+    assert run("fit", [str(recipe), "--trainer.max_steps=3"]).datamodule.size == 3
+
+
+def test_a_missing_file_says_which_recipe_named_it(recipe, monkeypatch):
+    import toy_parts
+
+    def setup(self, stage):
+        raise FileNotFoundError(2, "No such file", str(Path("clips.jsonl").resolve()))
+
+    monkeypatch.setattr(toy_parts.ToyData, "setup", setup)
+    recipe.write_text(recipe.read_text() + "run: {name: clips.jsonl}\n")
+    with pytest.raises(FileNotFoundError) as caught:
+        run("fit", [str(recipe)])
+    assert any("named by child.yaml:" in note for note in caught.value.__notes__)
+
+
+def test_fit_without_a_recipe_asks_for_one(capsys):
+    assert main(["fit"]) == 2
+    assert "which recipe?" in capsys.readouterr().err
+
+
+def test_a_part_that_cannot_be_imported_is_named(recipe, monkeypatch, capsys):
+    from keyekit import registry
+
+    broken = registry.Part("router", "Broken", "no_such_package:Broken", origin="some-plugin")
+    monkeypatch.setattr(registry, "_plugins", lambda: (broken,))
+    assert main(["fit", str(recipe), "--model.network.attention=Broken"]) == 2
+    assert "some-plugin" in capsys.readouterr().err
+
+
+def test_command_errors_reach_python_callers(recipe):
+    with pytest.raises(CommandError, match="width"):
+        run("fit", [str(recipe), "--model.network.widht=3"])
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_folder(recipe):
+    words = [str(recipe), "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=1"]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.argv[1:] = {['fit', *words]!r}\n"
+    Path("launch.py").write_text(code + "from keyekit.cli.main import main\nsys.exit(main())\n")
+    process = subprocess.run([sys.executable, "launch.py"], capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert [path.name for path in Path("runs/child").iterdir()] == ["1"]
+    assert Path("runs/child/1/checkpoints/last.ckpt").is_file()
