@@ -26,7 +26,6 @@ WITHOUT_OWN_TEST = {
     "src/keyekit/models/decoder.py": "tests/parity/test_qwen3.py: logits and gradients against transformers",
     "src/keyekit/models/cache.py": "tests/keyekit/models/test_generation.py; tests/conformance/test_attention.py",
     "src/keyekit/cli/errors.py": "one exception class; every command's tests raise it",
-    "src/keyekit/testing/conformance/suite.py": "tests/conformance/test_suite.py",
     "src/keyekit/testing/conformance/construction.py": "used by every suite in tests/conformance",
     "src/keyekit/testing/conformance/part.py": "tests/conformance/test_suite.py",
 }

@@ -54,8 +54,10 @@ class RunSummary(lightning.Callback):
         }
         self._write(trainer, fields | _state(trainer))
 
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Add the metrics of the test."""
+    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        """Add the metrics of a test, when every other callback has finished with it."""
+        if stage != "test":
+            return
         report = next((c for c in trainer.callbacks if isinstance(c, AnswerReport)), None)  # pyright: ignore[reportAttributeAccessIssue]
         metrics = {} if report is None else report.metrics
         self._write(trainer, {"metrics": metrics, "tested": _now()} | _state(trainer))

@@ -25,7 +25,7 @@ from keyekit.cli.errors import CommandError
 from keyekit.cli.run_folder import RunOptions, create_run_folder
 from keyekit.registry import load_target
 
-__all__ = ["KeyeCLI", "fit", "predict", "run", "test", "validate"]
+__all__ = ["KeyeCLI", "fit", "load_parts", "predict", "run", "test", "validate"]
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +132,11 @@ def _run_folder(options: RunOptions) -> Path:
     return Path(options.folder or Path(options.root) / options.name)
 
 
+def _without_advertisements(record: logging.LogRecord) -> bool:
+    """Lightning recommends services of its maker at every start."""
+    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+
+
 def prepare(arguments: Sequence[str]) -> CommandLine:
     """Split arguments and import the parts that they and the recipes name, so that short names resolve.
 
@@ -141,6 +146,7 @@ def prepare(arguments: Sequence[str]) -> CommandLine:
         PartError: If a part that is named cannot be imported.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
     command_line = CommandLine.parse(arguments)
     for part in parts_in(command_line):
         load_target(part)
@@ -168,6 +174,33 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
         if place:
             error.add_note(f"{error.filename} is named by {place}")
         raise
+
+
+def load_parts(config: Path) -> tuple[Any, Any]:
+    """The task and datamodule that a saved recipe describes, with initial weights and without a trainer.
+
+    Args:
+        config: ``config.yaml`` of a run.
+    """
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        cli = RecipeReader("fit", prepare([str(config), "--trainer.callbacks=null"]))
+    finally:
+        log.setLevel(level)
+    return cli.model, cli.datamodule
+
+
+class RecipeReader(KeyeCLI):
+    """Builds the parts of a recipe and stops before anything runs or is written."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that is never used and writes nothing."""
+        return Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
 
 
 def fit(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ import torch
 from keyekit.batch import ContrastiveBatch, Segments, VisionBatch
 from keyekit.data.cache import MediaCache, MediaReader
 from keyekit.data.errors import BadData, ErrorPolicy
-from keyekit.data.loader import StatefulLoader
+from keyekit.data.loader import StatefulLoader, rank_and_world
 from keyekit.data.module import prepare_media, prepare_tokenizer
 from keyekit.data.processing.patchify import normalise_patches, patchify
 from keyekit.data.sample import Sample
@@ -24,33 +24,49 @@ __all__ = ["ContrastiveDataModule", "PairLoader"]
 
 
 class PairLoader(StatefulLoader):
-    """Batches of images with their captions, shuffled by seed and epoch; an incomplete last batch is left for another epoch.
+    """Batches of images with their captions; an incomplete last batch, or last round of batches of all ranks, is left out.
 
     Args:
         pairs: Picture ``[height, width, 3]`` uint8 and caption tokens of each pair.
         batch_size: Pairs per batch.
         seed: Seed of the order.
+        shuffle: Whether the order changes with the epoch, so that other pairs are left out.
         patch_size: Side of a patch in pixels.
     """
 
     def __init__(
-        self, pairs: list[tuple[np.ndarray, tuple[int, ...]]], batch_size: int, seed: int = 0, patch_size: int = 14
+        self,
+        pairs: list[tuple[np.ndarray, tuple[int, ...]]],
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        patch_size: int = 14,
     ) -> None:
-        super().__init__()
-        if len(pairs) < batch_size:
-            raise ValueError(f"{len(pairs)} pairs do not fill a batch of {batch_size}")
+        super().__init__(shuffle)
+        ranks = rank_and_world()[1]
+        if len(pairs) < batch_size * ranks:
+            raise ValueError(
+                f"{len(pairs)} pairs do not fill a batch of {batch_size}" + f" on {ranks} ranks" * (ranks > 1)
+            )
         self.pairs = pairs
         self.batch_size = batch_size
         self.seed = seed
         self.patch_size = patch_size
 
     def __len__(self) -> int:
+        return self.num_batches // rank_and_world()[1]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch over all ranks."""
         return len(self.pairs) // self.batch_size
 
     def batch(self, epoch: int, position: int) -> ContrastiveBatch:
         """Make one batch of an epoch."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))
-        chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+        rank, world = rank_and_world()
+        order = np.random.default_rng((self.seed, epoch if self.shuffle else 0)).permutation(len(self.pairs))
+        start = (position * world + rank) * self.batch_size
+        chosen = order[start : start + self.batch_size]
         pictures, captions = zip(*(self.pairs[index] for index in chosen), strict=True)
         side = self.patch_size
         names = [str(caption) for caption in captions]
@@ -110,6 +126,7 @@ class ContrastiveDataModule(lightning.LightningDataModule):
         self.policy = ErrorPolicy(on_error)
         self.workers = workers
         self.seed = seed
+        self._read: dict[str, list[Sample]] = {}
 
     @property
     def skipped_counts(self) -> dict[str, int]:
@@ -123,7 +140,9 @@ class ContrastiveDataModule(lightning.LightningDataModule):
         samples = self._samples("train")
         if self.tokenizer_folder is None:
             prepare_tokenizer(self.cache_folder / "caption_tokenizer", samples, self.vocab_size)
-        prepare_media(MediaCache(self.cache_folder / "media", self.reader), samples + self._samples("heldout"), self.workers)
+        prepare_media(
+            MediaCache(self.cache_folder / "media", self.reader), samples + self._samples("heldout"), self.workers
+        )
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer."""
@@ -138,7 +157,7 @@ class ContrastiveDataModule(lightning.LightningDataModule):
         """Held-out pairs."""
         if not self.sources["heldout"]:
             return []
-        return PairLoader(self._pairs(self._samples("heldout")), self.batch_size, self.seed)
+        return PairLoader(self._pairs(self._samples("heldout")), self.batch_size, self.seed, shuffle=False)
 
     def export_processor(self, folder: Path | str) -> None:
         """Write the tokenizer into an export."""
@@ -150,7 +169,9 @@ class ContrastiveDataModule(lightning.LightningDataModule):
             try:
                 caption = next((m.text for m in sample.messages if m.role == "assistant"), "")
                 if len(sample.media) != 1 or not caption:
-                    raise BadData("no_pair", f"{sample.id}: a pair needs one image and an assistant turn with its caption")
+                    raise BadData(
+                        "no_pair", f"{sample.id}: a pair needs one image and an assistant turn with its caption"
+                    )
                 picture = self.media.load(sample.media[0]).pixels[0]
             except BadData as error:
                 self.policy.handle(error)
@@ -159,10 +180,19 @@ class ContrastiveDataModule(lightning.LightningDataModule):
         return pairs
 
     def _samples(self, split: str) -> list[Sample]:
+        if split in self._read:  # once, so that a broken line counts once
+            return self._read[split]
         samples: list[Sample] = []
         for source in self.sources[split]:
             if self.world is None and not source.endswith(".jsonl"):
-                raise ValueError(f"{source!r} is no .jsonl file, and there is no world that could have a task of that name")
-            path = Path(source) if source.endswith(".jsonl") or self.world is None else self.world.files.path(source, split)
+                raise ValueError(
+                    f"{source!r} is no .jsonl file, and there is no world that could have a task of that name"
+                )
+            path = (
+                Path(source)
+                if source.endswith(".jsonl") or self.world is None
+                else self.world.files.path(source, split)
+            )
             samples += read_jsonl(path, self.policy)
+        self._read[split] = samples
         return samples

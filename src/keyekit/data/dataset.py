@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class ConversationDataset:
         with_answer: bool = True,
     ) -> None:
         self.encoder = encoder
+        self._swaps: list[int | None] | None = None
         self.encoded: list[EncodedSample] = []
         for sample in samples:
             try:
@@ -53,13 +55,22 @@ class ConversationDataset:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def spread(self, count: int) -> ConversationDataset:
+        """A dataset of at most ``count`` of these samples, evenly spread."""
+        chosen = copy(self)
+        chosen._swaps = None
+        step = max(len(self) / max(count, 1), 1.0)
+        chosen.encoded = [self.encoded[int(place * step)] for place in range(min(count, len(self)))]
+        return chosen
+
     def pictures(self, index: int, eyes: Literal["open", "blank", "swapped"] = "open") -> list[np.ndarray]:
         """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each medium.
 
         Args:
             index: Number of the sample.
             eyes: ``open`` shows its own pictures, ``blank`` grey ones of the same size, ``swapped`` those of another sample
-                of the same task, with other media of the same sizes (its own sizes if there is none: then blank).
+                of the same task, with other media of the same sizes and where possible another answer (if there is none with
+                other media: blank).
         """
         if eyes == "swapped":
             other = self._others()[index]
@@ -70,15 +81,25 @@ class ConversationDataset:
 
     def _others(self) -> list[int | None]:
         """For each sample another one to take pictures from: half a group further, among samples that look alike in size."""
-        if not hasattr(self, "_swaps"):
+        if self._swaps is None:
             groups: dict[tuple, list[int]] = defaultdict(list)
             for index, encoded in enumerate(self.encoded):
                 groups[encoded.sample.task, encoded.shapes].append(index)
-            self._swaps: list[int | None] = [None] * len(self.encoded)
+            swaps: list[int | None] = [None] * len(self.encoded)
             for group in groups.values():
-                half = len(group) // 2
                 for place, index in enumerate(group):
-                    candidates = (group[(place + half + step) % len(group)] for step in range(len(group)))
-                    keys = self.encoded[index].keys
-                    self._swaps[index] = next((c for c in candidates if self.encoded[c].keys != keys), None)
+                    swaps[index] = self._partner(group, place)
+            self._swaps = swaps
         return self._swaps
+
+    def _partner(self, group: list[int], place: int) -> int | None:
+        """From half a group further on, the first sample with other media and another answer, or else with other media."""
+        own, partner = self.encoded[group[place]], None
+        for step in range(len(group)):
+            candidate = group[(place + len(group) // 2 + step) % len(group)]
+            other = self.encoded[candidate]
+            if other.keys != own.keys and other.sample.answer != own.sample.answer:
+                return candidate
+            if other.keys != own.keys and partner is None:
+                partner = candidate
+        return partner

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import Progress
 
 from keyekit.data.cache import MediaCache, MediaReader
@@ -33,9 +37,11 @@ class ConversationDataModule(lightning.LightningDataModule):
 
     Args:
         world: A generator of files, built when it is needed; ``None`` to use files alone.
-        train: Task names of the world or paths of JSONL files to train on.
-        heldout: The same for evaluation.
-        tokenizer: Folder of a tokenizer, such as a checkpoint's; ``None`` trains one on the texts of the training files.
+        train: Task names of the world or paths of JSONL files to train on. As a mapping to weights, ``{count: 2, order: 0.5}``
+            shows every sample of the first twice in an epoch and half of those of the second.
+        heldout: Task names or paths for evaluation.
+        tokenizer: Folder of a tokenizer, such as a checkpoint's; ``None`` trains one on the texts of the training files (so it
+            has to be given where there are none).
         vocab_size: Largest vocabulary of a trained tokenizer.
         template: The chat template.
         reader: How media are sampled and sized.
@@ -54,7 +60,7 @@ class ConversationDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         world: World | None = None,
-        train: list[str] | None = None,
+        train: list[str] | dict[str, float] | None = None,
         heldout: list[str] | None = None,
         tokenizer: str | None = None,
         vocab_size: int = 1024,
@@ -72,8 +78,13 @@ class ConversationDataModule(lightning.LightningDataModule):
         super().__init__()
         if not train and not heldout:
             raise ValueError("name something to train on or to evaluate: train=[...], heldout=[...]")
+        if not train and tokenizer is None:
+            raise ValueError("without training data no tokenizer can be trained: give the folder of one, tokenizer=...")
+        weights = train if isinstance(train, dict) else dict.fromkeys(train or (), 1.0)
+        if any(not weight > 0 for weight in weights.values()):
+            raise ValueError(f"weights must be above 0, got {weights}: leave out what is not to be trained on")
         self.world = world
-        self.train_sources = tuple(train or ())
+        self.train_sources = dict(weights)
         self.heldout_sources = tuple(heldout or ())
         self.tokenizer_folder = tokenizer
         self.vocab_size = vocab_size
@@ -87,6 +98,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.policy = ErrorPolicy(on_error)
         self.workers = workers
         self.seed = seed
+        self._read: dict[str, list[Sample]] = {}
         self._datasets: dict[str, ConversationDataset] = {}
 
     @property
@@ -111,13 +123,18 @@ class ConversationDataModule(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the tokenizer and encode what the stage needs."""
         self.tokenizer = load_tokenizer(self.tokenizer_folder or self.cache_folder / "tokenizer")
-        self.encoder = SampleEncoder(self.tokenizer, self.template, MediaCache(self.cache_folder / "media", self.reader))
+        self.encoder = SampleEncoder(
+            self.tokenizer, self.template, MediaCache(self.cache_folder / "media", self.reader)
+        )
         if stage == "fit" and "train" not in self._datasets:
-            self._datasets["train"] = ConversationDataset(self._samples("train"), self.encoder, self.policy, self.pack_tokens)
+            self._datasets["train"] = ConversationDataset(
+                self._samples("train"), self.encoder, self.policy, self.pack_tokens
+            )
         if self.heldout_sources and "heldout" not in self._datasets:
-            samples = self._samples("heldout")
-            self._datasets["heldout"] = self._prompts(self._limited(samples, self.test_samples))
-            self._datasets["validation"] = self._prompts(_spread(samples, self.validation_samples))
+            prompts = self._limited(self._samples("heldout"), self.test_samples)
+            heldout = ConversationDataset(prompts, self.encoder, self.policy, self.evaluation_tokens, with_answer=False)
+            self._datasets["heldout"] = heldout
+            self._datasets["validation"] = heldout.spread(self.validation_samples)
 
     def train_dataloader(self) -> PackLoader:
         """Training packs."""
@@ -157,12 +174,14 @@ class ConversationDataModule(lightning.LightningDataModule):
         }
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
-    def _prompts(self, samples: Sequence[Sample]) -> ConversationDataset:
-        return ConversationDataset(samples, self.encoder, self.policy, self.evaluation_tokens, with_answer=False)
-
     def _samples(self, split: Literal["train", "heldout"]) -> list[Sample]:
-        sources = self.train_sources if split == "train" else self.heldout_sources
-        return [sample for source in sources for sample in read_jsonl(self._path(source, split), self.policy)]
+        if split not in self._read:  # once, so that a broken line counts once
+            sources = self.train_sources if split == "train" else dict.fromkeys(self.heldout_sources, 1.0)
+            samples: list[Sample] = []
+            for source, weight in sources.items():
+                samples += _weighted(read_jsonl(self._path(source, split), self.policy), weight, self.seed)
+            self._read[split] = samples
+        return self._read[split]
 
     def _path(self, source: str, split: str) -> Path:
         if source.endswith(".jsonl"):
@@ -186,9 +205,12 @@ class ConversationDataModule(lightning.LightningDataModule):
 
 def prepare_tokenizer(folder: Path, samples: Sequence[Sample], vocab_size: int) -> None:
     """Train a tokenizer on the texts of samples, unless the folder holds one trained on the same texts."""
-    texts = sorted({item.text for sample in samples for message in sample.messages for item in message.content if item.text})
+    texts = sorted(
+        {item.text for sample in samples for message in sample.messages for item in message.content if item.text}
+    )
     stamp = folder / "trained_on.json"
-    trained_on = json.dumps({"vocab_size": vocab_size, "texts": len(texts), "characters": sum(map(len, texts))})
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    trained_on = json.dumps({"vocab_size": vocab_size, "texts": len(texts), "sha256": digest})
     if stamp.exists() and stamp.read_text() == trained_on:
         return
     numbers = [f"{tenth / 10:.1f}" for tenth in range(100)]  # the times that layouts write between frames
@@ -197,14 +219,26 @@ def prepare_tokenizer(folder: Path, samples: Sequence[Sample], vocab_size: int) 
 
 
 def prepare_media(cache: MediaCache, samples: Sequence[Sample], workers: int) -> None:
-    """Decode the media of samples into the cache, showing progress and time left."""
+    """Decode the media of samples into the cache, showing progress and time left, and say how long it took."""
     items = [item for sample in samples for item in sample.media]
+    start, decoded = time.perf_counter(), 0
     with Progress(transient=True) as bar:
         task = bar.add_task("decoding media", total=None)
-        cache.prepare(items, workers, lambda done, total: bar.update(task, completed=done, total=total))
+
+        def advance(done: int, total: int) -> None:
+            nonlocal decoded
+            decoded = done
+            bar.update(task, completed=done, total=total)
+
+        failures = cache.prepare(items, workers, advance)
+    if decoded:
+        seconds = time.perf_counter() - start
+        unreadable = f", {len(failures)} of them unreadable" if failures else ""
+        rank_zero_info(f"decoded {decoded} media files in {seconds:.1f} s{unreadable}")
 
 
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """``count`` samples evenly spread over a list."""
-    step = max(len(samples) / max(count, 1), 1.0)
-    return [samples[int(place * step)] for place in range(min(count, len(samples)))]
+def _weighted(samples: list[Sample], weight: float, seed: int) -> list[Sample]:
+    """Every sample as often as the weight says; of its fractional part, so many of them drawn by the seed."""
+    part = round(weight % 1 * len(samples))
+    drawn = np.random.default_rng(seed).choice(len(samples), part, replace=False)
+    return samples * int(weight) + [samples[index] for index in sorted(drawn.tolist())]

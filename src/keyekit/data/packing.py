@@ -99,7 +99,9 @@ def _vision(pictures: list[np.ndarray], patch_size: int) -> VisionBatch | None:
     if not pictures:
         return None
     grids = [
-        (picture.shape[1] // patch_size, picture.shape[2] // patch_size) for picture in pictures for _ in range(len(picture))
+        (picture.shape[1] // patch_size, picture.shape[2] // patch_size)
+        for picture in pictures
+        for _ in range(len(picture))
     ]
     patches = torch.cat([patchify(picture, patch_size) for picture in pictures])
     return VisionBatch(patches=normalise_patches(patches), grids=tuple(grids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,12 @@ def parse_sample(record: Any, place: str, folder: Path) -> Sample:
 
     if not isinstance(record, dict):
         raise refuse(f"a sample is a JSON object, this is {type(record).__name__}")
+    try:
+        json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise refuse("half of a surrogate pair is no character: no tokenizer takes it") from error
+    except RecursionError as error:
+        raise refuse("objects and lists are nested too deeply") from error
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
         raise refuse("'messages' must be a list with at least one turn")

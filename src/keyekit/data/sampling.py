@@ -64,9 +64,19 @@ class UniformFps(FrameSampler):
         return np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
 
     def adapted(self, options: dict[str, Any]) -> UniformFps:
-        """See :class:`FrameSampler`; understands ``fps``, ``min_frames`` and ``max_frames``."""
+        """See :class:`FrameSampler`; understands ``fps``, ``min_frames``, ``max_frames`` or, instead of them, ``nframes``."""
         own = {"fps": self.fps, "min_frames": self.min_frames, "max_frames": self.max_frames}
-        unknown = options.keys() - own.keys()
+        unknown = options.keys() - own.keys() - {"nframes"}
         if unknown:
-            raise ValueError(f"unknown video option {', '.join(sorted(unknown))}: a sample may set {', '.join(own)}")
+            raise ValueError(
+                f"unknown video option {', '.join(sorted(unknown))}: a sample may set {', '.join(own)}, nframes"
+            )
+        if "nframes" in options:
+            if len(options) > 1:
+                raise ValueError(
+                    f"nframes and {', '.join(sorted(options.keys() - {'nframes'}))} together contradict: give one"
+                )
+            count = max(round(options["nframes"] / 2) * 2, 2)  # Keye-VL 8B sheet 2.2 item 2: rounded to even
+            own |= {"min_frames": count, "max_frames": count}
+            return UniformFps(**own)
         return UniformFps(**(own | options)) if options else self

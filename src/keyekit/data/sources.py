@@ -27,7 +27,7 @@ def read_jsonl(path: Path | str, policy: ErrorPolicy) -> list[Sample]:
     if not path.is_file():
         raise FileNotFoundError(2, "there is no such manifest of samples", str(path))
     samples, broken = [], 0
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -38,12 +38,16 @@ def read_jsonl(path: Path | str, policy: ErrorPolicy) -> list[Sample]:
                 policy.handle(error)
                 broken += 1
     if not samples:
-        raise ValueError(f"{path} holds no usable sample ({broken} broken lines): every line must be one JSON conversation")
+        raise ValueError(
+            f"{path} holds no usable sample ({broken} broken lines): every line must be one JSON conversation"
+        )
     return samples
 
 
-def _decode(line: str, place: str) -> object:
+def _decode(line: bytes, place: str) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise BadData("bad_line", f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, brackets without end
+        raise BadData("bad_line", f"{place}: not readable: {error}") from error

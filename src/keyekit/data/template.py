@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from keyekit.data.sample import Message, Sample
 from keyekit.nn.rope.positions import VisualSpan
 
 __all__ = ["ChatTemplate", "MediaGrid", "RenderedSample", "TimeAxis", "TimestampedFrames", "VideoLayout"]
+
+
+_STRUCTURE = re.compile(r"<\|(?:im_start|im_end|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+"""Tokens that the template alone may write; in the text of a sample they would forge turns or pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class VideoLayout(ABC):
 
 
 class TimestampedFrames(VideoLayout):
-    """Each frame follows its time in seconds as text and is a block of its own (Keye-VL 8B sheet 3.3, Keye-VL-2.0 sheet 7.2)."""
+    """Each frame follows its time in seconds as text and is a block of its own (Keye-VL 8B sheet 3.3, 2.0 sheet 7.2)."""
 
     def pieces(self, grid: MediaGrid) -> list[str | Run]:
         """See :class:`VideoLayout`."""
@@ -106,7 +111,9 @@ class ChatTemplate:
         self.video_layout = video_layout or TimestampedFrames()
         self.system = system
 
-    def render(self, sample: Sample, grids: Sequence[MediaGrid], tokenizer: Any, with_answer: bool = True) -> RenderedSample:
+    def render(
+        self, sample: Sample, grids: Sequence[MediaGrid], tokenizer: Any, with_answer: bool = True
+    ) -> RenderedSample:
         """Turn a conversation into tokens.
 
         Args:
@@ -116,14 +123,16 @@ class ChatTemplate:
             with_answer: Whether the last assistant turn is included; without it the prompt ends where the answer begins.
 
         Raises:
-            BadData: If there is nothing to answer or nothing to learn.
+            BadData: If there is nothing to answer or nothing to learn, or a text holds a token of the template itself.
         """
         messages = list(sample.messages)
         if not with_answer:
             while messages and messages[-1].role == "assistant":
                 messages.pop()
         elif messages[-1].role != "assistant":
-            raise BadData("no_answer", f"{sample.id}: the conversation does not end with an assistant turn to learn from")
+            raise BadData(
+                "no_answer", f"{sample.id}: the conversation does not end with an assistant turn to learn from"
+            )
         if not messages:
             raise BadData("no_answer", f"{sample.id}: the conversation holds no user turn")
         writer = _Writer(tokenizer)
@@ -132,6 +141,11 @@ class ChatTemplate:
         remaining = list(grids)
         for message in messages:
             writer.text(f"<|im_start|>{message.role}\n")
+            forged = _STRUCTURE.search(message.text)
+            if forged:
+                raise BadData(
+                    "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
+                )
             self._write_content(writer, message, remaining)
             writer.text("<|im_end|>", learnt=message.role == "assistant")
             writer.text("\n")

@@ -64,6 +64,7 @@ class MergeProjector(Projector):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # an order made while evaluating is used in training too
 def _merge_order(grids: tuple[tuple[int, int], ...], merge: int, device: str) -> Tensor:
     """``[tokens, merge**2]`` patch numbers that make up each token: ``(row p1 column p2) -> (row column) (p1 p2)``."""
     orders, start = [], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ __all__ = [
     "tiny_batch",
     "tiny_context",
     "tiny_layer_spec",
+    "tiny_record",
     "tiny_router_spec",
     "tiny_vision_language_model",
 ]
@@ -124,3 +126,20 @@ def tiny_batch(
         samples=tuple(samples),
         num_targets=int((packed_labels != IGNORED_LABEL).sum()),
     )
+
+
+def tiny_record(
+    name: str, question: str, answer: str, media: Sequence[tuple[str, str]] = (), task: str = "count"
+) -> dict[str, Any]:
+    """A conversation as it stands in a JSONL line.
+
+    Args:
+        name: Its id.
+        question: The user's text.
+        answer: The assistant's text and the expected answer.
+        media: ``("image" | "video", path)`` of each medium, shown before the question.
+        task: Its task family.
+    """
+    content = [{"type": kind, kind: path} for kind, path in media] + [{"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"id": name, "task": task, "messages": messages, "answer": answer}

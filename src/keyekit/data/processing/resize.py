@@ -13,7 +13,7 @@ TOKEN_PIXELS = 28 * 28
 """Pixels that become one decoder token: 2x2 patches of 14x14 (Keye-VL 8B sheet 1.1)."""
 
 
-def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
+def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float, factor: int = 28) -> tuple[int, int]:
     """Choose a size near the original whose sides are multiples of ``factor`` and whose area lies within limits.
 
     Keye-VL 8B sheet 2.1 item 2.

@@ -102,8 +102,8 @@ class Stage:
         return replace(self.image(draw, objects), fps=self.fps, duration=self.seconds)
 
     def image(self, draw: Draw, objects: Sequence[MovingObject] = (), label: Label | None = None) -> Scene:
-        """An image of these objects at second 0 on a random dark or light background."""
-        level = draw.whole(15, 55) if draw.random.random() < 0.5 else draw.whole(195, 230)
+        """An image of these objects at second 0 on a random dark background."""
+        level = draw.whole(10, 70)
         tint = [level + draw.whole(-6, 6) for _ in range(3)]
         slope = (draw.whole(-16, 16), draw.whole(-16, 16))
         return Scene(

@@ -94,6 +94,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a plan made while evaluating is used in training too
 def _plan(lengths: tuple[int, ...], key_lengths: tuple[int, ...], causal: bool, device: str) -> _Plan:
     starts, key_starts = _starts(lengths), _starts(key_lengths)
     groups, rows_in_order = [], []

@@ -65,3 +65,14 @@ def test_scale_is_respected() -> None:
         *(x.transpose(0, 1) for x in (query, key, key)), scale=2.0
     ).transpose(0, 1)
     torch.testing.assert_close(segmented_attention(query, key, key, segments, causal=False, scale=2.0), expected)
+
+
+def test_a_plan_made_while_evaluating_serves_training() -> None:
+    segments = Segments.of([5, 9, 2])
+    query = torch.randn(16, 2, 8)
+    with torch.inference_mode():
+        expected = segmented_attention(query, query, query, segments, causal=True).clone()
+    query.requires_grad_()
+    result = segmented_attention(query, query, query, segments, causal=True)
+    result.sum().backward()
+    torch.testing.assert_close(result, expected)

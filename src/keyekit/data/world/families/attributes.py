@@ -24,7 +24,7 @@ def _multiple_choice(question: str, options: list[str]) -> str:
 def attribute(draw: Draw, stage: Stage) -> Item:
     """A clip of one object: its colour and its shape, each out of four options."""
     values = dict(zip(("color", "shape"), draw.deck("look", _LOOKS), strict=True))
-    objects = stage.place(draw, [(values["color"], values["shape"])], diameter=(0.28, 0.46))
+    objects = stage.place(draw, [(values["color"], values["shape"])], diameter=(0.36, 0.58))
     questions = []
     for kind, answer in values.items():
         options = choose_options(draw, f"{kind} position", answer, [], _VALUES[kind])
@@ -72,7 +72,7 @@ def attribute_many(draw: Draw, stage: Stage) -> Item:
 def captions(draw: Draw, stage: Stage) -> Item:
     """An image of one object with its caption; every look is equally frequent."""
     color, shape = draw.deck("look", _LOOKS)
-    objects = stage.place(draw, [(color, shape)], diameter=(0.24, 0.48))
+    objects = stage.place(draw, [(color, shape)], diameter=(0.34, 0.6))
     question = Question(
         text="Describe the image.",
         answer=f"{'an' if color == 'orange' else 'a'} {color} {shape}",

@@ -8,7 +8,7 @@ def test_attribute_asks_color_and_shape_of_the_only_object(items):
         for question in item.questions:
             assert question.text.split("\n")[2:] == list(question.options)
             assert question.options.count(question.answer) == 1
-            assert 14 <= thing.diameter <= 26
+            assert 20 <= thing.diameter <= 33
 
 
 def test_attribute_many_names_exactly_one_object(items):

@@ -1,0 +1,84 @@
+"""The datamodule on a small world of real files."""
+
+import json
+
+import pytest
+from keyekit.testing.tiny import tiny_record as record
+
+from keyekit.data.cache import MediaReader
+from keyekit.data.contrastive import ContrastiveDataModule
+from keyekit.data.module import ConversationDataModule
+from keyekit.data.sampling import UniformFps
+from keyekit.data.tokenizer import load_tokenizer
+from keyekit.data.world.world import World
+
+READER = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4, max_image_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    counts = {"count": 12, "order": 6, "arithmetic": 10, "captions": 40}
+    return World(root=str(tmp_path_factory.mktemp("world")), train=counts, heldout=counts, workers=1)
+
+
+def test_from_nothing_to_batches(world, tmp_path) -> None:
+    tasks = ["count", "order", "arithmetic"]
+    data = ConversationDataModule(
+        world=world, train=tasks, heldout=tasks, vocab_size=400, reader=READER, cache=str(tmp_path), pack_tokens=400,
+        validation_samples=5, test_samples=8,
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    names = [sample.id for batch in loader for sample in batch.samples]
+    assert len(names) == len(set(names)) == 12 + 12 + 10
+    assert sum(len(batch.samples) for batch in data.val_dataloader()) == 5
+    open_, blank, swapped = data.test_dataloader()
+    assert [loader.eyes for loader in (open_, blank, swapped)] == list(data.test_conditions)
+    asked = [sample.task for batch in open_ for sample in batch.samples]
+    assert {task: asked.count(task) for task in tasks} == dict.fromkeys(tasks, 8)
+    assert next(iter(open_)).num_targets == 0
+    assert data.heldout_tasks == ("arithmetic", "count", "order")
+    data.export_processor(tmp_path / "export")
+    assert len(load_tokenizer(tmp_path / "export")) == len(data.tokenizer)
+    assert json.loads((tmp_path / "export/preprocessor_config.json").read_text())["frame_tokens"] == [4, 4]
+
+
+def test_files_alone_with_broken_samples(media, write_jsonl, tmp_path) -> None:
+    lines = [record(f"s{i}", "how many?", "1", [("video", name)]) for i, name in enumerate(["clip0.mp4", "cut.mp4", "none.mp4"])]
+    path = write_jsonl("mixed.jsonl", [*lines, "{broken", [1]])
+    data = ConversationDataModule(train=[str(path)], cache=str(tmp_path), vocab_size=400, reader=READER, on_error="skip")
+    data.prepare_data()
+    data.setup("fit")
+    assert [sample.id for batch in data.train_dataloader() for sample in batch.samples] == ["s0"]
+    assert data.skipped_counts == {"bad_line": 2, "broken_media": 1, "missing_media": 1}
+    assert data.val_dataloader() == []
+
+
+def test_mistakes_are_explained(tmp_path, world) -> None:
+    with pytest.raises(ValueError, match="something to train on"):
+        ConversationDataModule()
+    with pytest.raises(ValueError, match="there is no world"):
+        ConversationDataModule(train=["count"], cache=str(tmp_path)).prepare_data()
+    with pytest.raises(ValueError, match="has no task 'box'"):
+        ConversationDataModule(world=world, train=["box"], cache=str(tmp_path)).prepare_data()
+
+
+def test_contrastive_pairs(world, tmp_path) -> None:
+    data = ContrastiveDataModule(
+        world=world, train=["captions"], heldout=["captions"], vocab_size=400, reader=READER, cache=str(tmp_path), batch_size=16
+    )
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert len(loader) == 2
+    batch = next(iter(loader))
+    assert batch.vision.grids == ((4, 4),) * 16
+    captions, start = [], 0
+    for length in batch.segments.lengths:
+        captions.append(data.tokenizer.decode(batch.tokens[start : start + length]))
+        start += length
+    for i in range(16):
+        for j in range(16):
+            assert bool(batch.matches[i, j]) == (captions[i] == captions[j])
+    assert len(data.val_dataloader()) == 2

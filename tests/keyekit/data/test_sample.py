@@ -1,0 +1,39 @@
+"""The schema of samples."""
+
+from pathlib import Path
+
+import pytest
+
+from keyekit.data.errors import BadData
+from keyekit.data.sample import parse_sample
+
+USER = {"role": "user", "content": [{"type": "video", "video": "a.mp4", "fps": 1.0}, {"type": "text", "text": "what?"}]}
+
+
+def test_a_conversation_is_parsed() -> None:
+    record = {"id": 7, "task": "t", "messages": [USER, {"role": "assistant", "content": "yes"}], "answer": 3, "meta": {"k": 1}}
+    sample = parse_sample(record, "f:1", Path("/data"))
+    assert (sample.id, sample.task, sample.answer, sample.question) == ("7", "t", "3", "what?")
+    assert sample.media[0].path == Path("/data/a.mp4")
+    assert sample.media[0].options == {"fps": 1.0}
+    assert sample.messages[1].text == "yes"
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ([1, 2], "JSON object, this is list"),
+        ({}, "'messages' must be a list"),
+        ({"messages": []}, "at least one turn"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "one of system, user, assistant"),
+        ({"messages": [{"role": "user", "content": 5}]}, "text or a list of items"),
+        ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, "one of text, image, video"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "needs a string under 'image'"),
+        ({"messages": [USER], "meta": 3}, "'meta' must be an object"),
+    ],
+)
+def test_broken_records_name_the_place_and_the_problem(record, problem: str) -> None:
+    with pytest.raises(BadData, match=problem) as caught:
+        parse_sample(record, "train.jsonl:12", Path())
+    assert "train.jsonl:12" in str(caught.value)
+    assert caught.value.reason == "bad_line"

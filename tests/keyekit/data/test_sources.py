@@ -1,0 +1,34 @@
+"""JSONL manifests."""
+
+import pytest
+
+from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.sources import read_jsonl
+
+GOOD = '{"messages": [{"role": "user", "content": "hello"}]}'
+
+
+def test_lines_become_samples_and_blank_lines_are_allowed(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{GOOD}\n\n{GOOD}\n")
+    assert [sample.id for sample in read_jsonl(path, ErrorPolicy("raise"))] == [f"{path}:1", f"{path}:3"]
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", "{not json", '{"messages": 1}', "\x00\x01"])
+def test_a_broken_line_raises_with_file_and_number_or_is_counted(tmp_path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n{GOOD}\n")
+    with pytest.raises(BadData, match=r"a\.jsonl:2"):
+        read_jsonl(path, ErrorPolicy("raise"))
+    policy = ErrorPolicy("skip")
+    assert len(read_jsonl(path, policy)) == 2
+    assert policy.counts == {"bad_line": 1}
+
+
+def test_empty_and_missing_manifests_are_errors_under_every_policy(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="no usable sample"):
+        read_jsonl(path, ErrorPolicy("skip"))
+    with pytest.raises(FileNotFoundError, match="no such manifest"):
+        read_jsonl(tmp_path / "b.jsonl", ErrorPolicy("skip"))

@@ -1,0 +1,116 @@
+"""Language modelling through a real trainer: learning, routing, exact resume."""
+
+from functools import partial
+
+import lightning
+import pytest
+import torch
+
+from keyekit.data.loader import StatefulLoader
+from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.nn.moe.routers import SigmoidBias
+from keyekit.optim.schedules import WarmupCosine
+from keyekit.tasks.language_modeling import LanguageModeling
+from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SPARSE = partial(DSA, topk=6, num_indexer_heads=2, indexer_head_dim=16)
+MIXTURE = partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=24)
+
+
+class Batches(StatefulLoader):
+    """Different packs, some without any image."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def batch(self, epoch: int, position: int):
+        grids = ((2, 4), None) if position % 2 else (None, None)
+        return tiny_batch(grids=grids, seed=10 * (epoch % 2) + position)
+
+
+class Losses(lightning.Callback):
+    """Keeps every loss to the bit."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.values.append(outputs["loss"].item())
+
+
+def fit(folder, steps: int, resume: str | None = None, **parts) -> tuple[list[float], LanguageModeling]:
+    torch.manual_seed(0)
+    task = LanguageModeling(tiny_vision_language_model(**parts), learning_rate=3e-3, schedule=WarmupCosine(2))
+    losses = Losses()
+    # The schedule must know the full length, so a run is interrupted and not shortened.
+    stop = [_StopAfter(steps, folder)] if steps < 12 and resume is None else []
+    trainer = lightning.Trainer(
+        max_steps=12,
+        callbacks=[losses, *stop],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+    )
+    trainer.fit(task, Batches(), ckpt_path=resume, weights_only=False)
+    return losses.values, task
+
+
+class _StopAfter(lightning.Callback):
+    """Save and stop after a number of steps, as a killed and restarted run would."""
+
+    def __init__(self, steps: int, folder) -> None:
+        self.steps = steps
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.folder / "cut.ckpt")
+            trainer.should_stop = True
+
+
+PARTS = {
+    "dense": {},
+    "dsa": {"attention": SPARSE},
+    "softmax": {"feed_forward": MIXTURE},
+    "sigmoid": {"feed_forward": partial(MIXTURE, router=partial(SigmoidBias, bias_rate=0.01))},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_loss_falls_and_repeats_to_the_bit(tmp_path, parts: str) -> None:
+    losses, task = fit(tmp_path, 12, **PARTS[parts])
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+    again, _ = fit(tmp_path, 12, **PARTS[parts])
+    assert losses == again
+    if parts == "sigmoid":
+        assert task.network.decoder.layers[0].mlp.gate.bias.abs().sum() > 0
+
+
+@pytest.mark.parametrize("parts", ["dense", "sigmoid", "dsa"])
+@pytest.mark.parametrize("cut", [1, 5, 7])
+def test_an_interrupted_run_goes_on_to_the_bit(tmp_path, parts: str, cut: int) -> None:
+    whole, _ = fit(tmp_path, 12, **PARTS[parts])
+    first, _ = fit(tmp_path, cut, **PARTS[parts])
+    second, _ = fit(tmp_path, 12, resume=str(tmp_path / "cut.ckpt"), **PARTS[parts])
+    assert first + second == whole
+
+
+def test_balance_and_indexer_losses_are_part_of_the_loss() -> None:
+    logged: dict[str, torch.Tensor] = {}
+    task = LanguageModeling(tiny_vision_language_model(SPARSE, MIXTURE), router_balance=0.5)
+    task._trainer = type("T", (), {"world_size": 1})()
+    task.log = lambda name, value, **_: logged.update({name: value})
+    task.log_dict = lambda values, **_: logged.update(values)
+    loss = task.training_step(tiny_batch(), 0)
+    expected = logged["train/prediction_loss"] + logged["train/indexer_kl"] + 0.5 * logged["train/router_balance"]
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    gate = task.network.decoder.layers[0].mlp.gate.weight
+    assert gate.grad.abs().sum() > 0
