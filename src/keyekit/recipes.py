@@ -117,10 +117,21 @@ def _compose(path: Path) -> yaml.Node | None:
 
 
 def scalars(recipe: str | Path) -> Iterator[Scalar]:
-    """Every key and plain value of a recipe, with its line."""
-    node = _compose(Path(recipe))
-    if node is not None:
-        yield from _walk(node, (), Path(recipe))
+    """Every key and plain value of a recipe, with its line; those of a file that a value names (``vision: tower.yaml``) too."""
+    yield from _scalars(Path(recipe), (), ())
+
+
+def _scalars(file: Path, path: tuple[str, ...], parents: tuple[Path, ...]) -> Iterator[Scalar]:
+    node = _compose(file)
+    if node is None:
+        return
+    for scalar in _walk(node, path, file):
+        yield scalar
+        if scalar.is_key or scalar.path[-1:] == ("base",) or not scalar.text.endswith((".yaml", ".yml")):
+            continue
+        part = file.parent / scalar.text
+        if part.is_file() and part.resolve() not in parents:
+            yield from _scalars(part, scalar.path, (*parents, part.resolve()))
 
 
 def _walk(node: yaml.Node, path: tuple[str, ...], file: Path) -> Iterator[Scalar]:

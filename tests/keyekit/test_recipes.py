@@ -91,3 +91,12 @@ def test_scalars_carry_their_path_and_line(tmp_path):
     assert ("model.class_path", "LM", False, 2) in found
     assert ("model.parts", "parts+", True, 3) in found
     assert ("model.parts.class_path", "A", False, 4) in found
+
+
+def test_scalars_of_a_file_that_a_value_names_are_found_there(tmp_path):
+    write(tmp_path, a="base: b.yaml\nmodel:\n  vision: tower.yaml\n  text: missing.yaml\n", b="x: 1")
+    (tmp_path / "tower.yaml").write_text("class_path: KeyeViT\ninner: tower.yaml\n")  # a circle ends
+    found = [(s.file.name, ".".join(s.path), s.text, s.line) for s in scalars(tmp_path / "a.yaml")]
+    assert ("tower.yaml", "model.vision.class_path", "KeyeViT", 1) in found
+    assert ("a.yaml", "model.text", "missing.yaml", 4) in found
+    assert not any(file == "b.yaml" for file, *_ in found)

@@ -5,38 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 import lightning
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from keyekit.metrics.answers import AnswerScores, Prediction, metric_name
+from keyekit.metrics.answers import AnswerScores, metric_name
 
-__all__ = ["AnswerReport"]
+__all__ = ["CONDITIONS", "AnswerReport", "conditions_of"]
 
-_NAMES = {"open": "{metric}", "blank": "blind_{metric}", "swapped": "swapped_{metric}"}
+CONDITIONS = ("open", "blank", "swapped")
+"""What the test loaders of a datamodule show unless its ``test_conditions`` say otherwise."""
+
+_PREFIXES = {"open": "", "blank": "blind_"}
+
+_Scores = dict[str, dict[str, dict[str, float]]]
+"""Condition, then task, then ``score``, ``questions`` and perhaps ``chance``."""
 
 
 class AnswerReport(lightning.Callback):
-    """Scores generated answers per task.
+    """Score generated answers per task.
 
-    In a test the same questions are asked under the conditions of the datamodule: ``open`` eyes, ``blank`` pictures, and
-    pictures ``swapped`` with another sample's. The metrics are ``<task>/accuracy`` (or ``mean_iou``),
-    ``<task>/blind_accuracy``, ``<task>/swapped_accuracy``, ``<task>/chance``, ``<task>/questions`` and ``mean/accuracy``.
+    In a test the same questions are asked under several conditions: with ``open`` eyes, with ``blank`` pictures, and with
+    pictures ``swapped`` with another sample's. The end of the test prints a table, logs ``test/<metric>`` and keeps
+    ``metrics``, a flat mapping: ``<task>/accuracy`` (``mean_iou`` for tasks scored by overlap), ``<task>/blind_accuracy``,
+    ``<task>/swapped_accuracy``, ``<task>/chance`` where the samples state it, ``<task>/questions``, and ``mean/accuracy``,
+    ``mean/blind_accuracy`` and ``mean/swapped_accuracy``. Validation logs ``val/<task>/accuracy`` and ``val/mean/accuracy``.
+
+    Steps hand over their answers as ``{"predictions": list[Prediction]}``. Samples without a known answer are left out,
+    with a warning that counts them.
 
     Args:
-        mean_over: Tasks that ``mean/accuracy`` averages; all by default.
+        mean_over: Tasks that the mean averages, each with equal weight; all by default.
     """
 
     def __init__(self, mean_over: list[str] | None = None) -> None:
         self.mean_over = mean_over
         self.metrics: dict[str, float] = {}
         self._scores: dict[str, AnswerScores] = {}
+        self._results: _Scores = {}
+        self._unknown = 0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Forget earlier answers."""
-        self._scores = {}
-
-    on_test_start = on_validation_start
+        self._begin(("open",))
 
     def on_validation_batch_end(
         self,
@@ -47,8 +58,31 @@ class AnswerReport(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the answers of a pack."""
-        self._add("open", trainer, pl_module, outputs)
+        """Score the answers to a pack of prompts."""
+        self._add("open", outputs)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Log the scores."""
+        scores = self._computed(trainer, pl_module)["open"]
+        values = {f"val/{task}/{metric_name(task)}": row["score"] for task, row in scores.items()}
+        mean = self._mean(scores)
+        if mean is not None:
+            values["val/mean/accuracy"] = mean
+        pl_module.log_dict(values, sync_dist=trainer.world_size > 1)
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Forget earlier answers.
+
+        Raises:
+            ValueError: If there are more test loaders than conditions.
+        """
+        conditions = conditions_of(trainer)
+        if len(trainer.num_test_batches) > len(conditions):
+            raise ValueError(
+                f"{len(trainer.num_test_batches)} test loaders but {len(conditions)} conditions {conditions}: "
+                "name one for each loader in the datamodule's test_conditions"
+            )
+        self._begin(conditions)
 
     def on_test_batch_end(
         self,
@@ -59,65 +93,88 @@ class AnswerReport(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the answers of a pack under its condition."""
-        conditions = getattr(trainer.datamodule, "test_conditions", ("open",))  # pyright: ignore[reportAttributeAccessIssue]
-        self._add(conditions[dataloader_idx], trainer, pl_module, outputs)
+        """Score the answers to a pack of prompts under its condition."""
+        self._add(conditions_of(trainer)[dataloader_idx], outputs)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Log the scores."""
-        if not self._scores:
-            return
-        found = {
-            f"val/{task}/{metric_name(task)}": row["score"] for task, row in self._results().get("open", {}).items()
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(found, trainer.global_step)
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Compute the metrics and log them."""
+        self._results = self._computed(trainer, pl_module)
+        self.metrics = self._flat(self._results)
+        for logger in trainer.loggers if self.metrics else ():
+            logger.log_metrics({f"test/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Log the scores and print the table."""
-        results = self._results()
-        self.metrics = self._flatten(results)
-        for logger in trainer.loggers:
-            logger.log_metrics({f"test/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
-        self._print(results)
+        """Print the table."""
+        self._print(self._results)
 
-    def _add(self, condition: str, trainer: lightning.Trainer, pl_module: Any, outputs: Any) -> None:
+    def _begin(self, conditions: tuple[str, ...]) -> None:
+        self._scores = {condition: AnswerScores() for condition in conditions}
+        for scores in self._scores.values():
+            scores.update(())  # a rank without questions takes part in the sum, without torchmetrics' warning
+        self._unknown = 0
+
+    def _add(self, condition: str, outputs: Any) -> None:
         if not isinstance(outputs, dict) or "predictions" not in outputs:
             return  # this task generates no answers
-        predictions: list[Prediction] = [p for p in outputs["predictions"] if p.info.answer is not None]
-        if condition not in self._scores:
-            tasks = trainer.datamodule.heldout_tasks  # pyright: ignore[reportAttributeAccessIssue]
-            self._scores[condition] = AnswerScores(tasks).to(pl_module.device)
-        self._scores[condition].update(predictions)
+        known = [prediction for prediction in outputs["predictions"] if prediction.info.answer is not None]
+        self._unknown += len(outputs["predictions"]) - len(known)
+        self._scores[condition].update(known)
 
-    def _results(self) -> dict[str, dict[str, dict[str, float]]]:
+    def _computed(self, trainer: lightning.Trainer, pl_module: Any) -> _Scores:
+        if self._unknown:
+            rank_zero_warn(f"{self._unknown} samples have no known answer and are not scored")
+        if trainer.world_size > 1:  # where the ranks can talk
+            self._scores = {condition: scores.to(pl_module.device) for condition, scores in self._scores.items()}
         return {condition: scores.compute() for condition, scores in self._scores.items()}
 
-    def _flatten(self, results: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    def _flat(self, results: _Scores) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for condition, tasks in results.items():
-            for task, row in tasks.items():
-                metrics[f"{task}/{_NAMES.get(condition, condition).format(metric=metric_name(task))}"] = row["score"]
+            prefix = _PREFIXES.get(condition, f"{condition}_")
+            metrics |= {f"{task}/{prefix}{metric_name(task)}": row["score"] for task, row in tasks.items()}
+            mean = self._mean(tasks)
+            if mean is not None:
+                metrics[f"mean/{prefix}accuracy"] = mean
         for task, row in results.get("open", {}).items():
             metrics |= {f"{task}/{name}": row[name] for name in ("chance", "questions") if name in row}
-        averaged = [row["score"] for task, row in results.get("open", {}).items() if task in (self.mean_over or [task])]
-        if averaged:
-            metrics["mean/accuracy"] = sum(averaged) / len(averaged)
         return metrics
 
+    def _mean(self, tasks: dict[str, dict[str, float]]) -> float | None:
+        """Mean score, or ``None`` if a task that it needs was not asked."""
+        wanted = list(tasks) if self.mean_over is None else self.mean_over
+        missing = [task for task in wanted if task not in tasks]
+        if missing and tasks:
+            rank_zero_warn(f"no mean over {wanted}: {missing} not among the tasks of this evaluation, {sorted(tasks)}")
+        if missing or not wanted:
+            return None
+        return sum(tasks[task]["score"] for task in wanted) / len(wanted)
+
     @rank_zero_only
-    def _print(self, results: dict[str, dict[str, dict[str, float]]]) -> None:
-        seen = results.get("open", {})
-        if not seen:
+    def _print(self, results: _Scores) -> None:
+        asked = {condition: tasks for condition, tasks in results.items() if tasks}
+        if not asked:
             return
-        table = Table(title="held-out answers")
+        open_eyes = asked.pop("open", {})
+        table = Table(title="answers to held-out questions")
         table.add_column("task")
-        for heading in ("metric", "questions", "score", "chance", *(c for c in results if c != "open")):
+        for heading in ("metric", "questions", "score", "chance", *asked):
             table.add_column(heading, justify="right")
-        for task, row in seen.items():
-            blinded = [f"{tasks[task]['score']:.3f}" for condition, tasks in results.items() if condition != "open"]
-            chance = f"{row['chance']:.3f}" if "chance" in row else "-"
-            table.add_row(task, metric_name(task), f"{row['questions']:.0f}", f"{row['score']:.3f}", chance, *blinded)
-        averaged = f"mean over {', '.join(self.mean_over or seen)}: {self.metrics['mean/accuracy']:.3f}"
-        table.caption = averaged
+        for task, row in open_eyes.items():
+            others = [_written(tasks.get(task, {}).get("score")) for tasks in asked.values()]
+            cells = (metric_name(task), f"{row['questions']:.0f}", _written(row["score"]), _written(row.get("chance")))
+            table.add_row(task, *cells, *others)
+        means = [self._mean(tasks) for tasks in (open_eyes, *asked.values())]
+        if means[0] is not None:
+            table.add_section()
+            name = "mean" if self.mean_over is None else f"mean of {', '.join(self.mean_over)}"
+            table.add_row(name, "", "", _written(means[0]), "", *map(_written, means[1:]))
         Console().print(table)
+
+
+def conditions_of(trainer: lightning.Trainer) -> tuple[str, ...]:
+    """What each test loader of the trainer's datamodule shows."""
+    return tuple(getattr(getattr(trainer, "datamodule", None), "test_conditions", CONDITIONS))
+
+
+def _written(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

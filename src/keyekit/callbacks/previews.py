@@ -1,46 +1,83 @@
-"""Pictures of what the model saw and said."""
+"""Samples to look at: frames, question, expected answer and prediction."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 
 from keyekit.batch import Batch
-from keyekit.data.processing.patchify import unpatchify
-from keyekit.metrics.answers import Prediction, score
+from keyekit.callbacks.answers import conditions_of
+from keyekit.callbacks.strips import draw_strip, frames_of
+from keyekit.metrics.answers import Prediction
 
-__all__ = ["SamplePreviews", "draw_preview", "pictures_of"]
-
-_MERGED = 4  # patches per decoder token (Keye-VL 8B sheet 1.4)
+__all__ = ["SamplePreviews"]
 
 
 class SamplePreviews(lightning.Callback):
-    """Show some test samples of each task: frames with their seconds, question, expected answer and prediction.
+    """Draw the first samples of each task with what the model answered.
 
-    They go to TensorBoard as images and text, and as PNG files to ``<run>/previews/``.
+    Every preview goes to TensorBoard, as a picture and as text, and to ``<run>/previews/`` as a PNG file: those of a test as
+    ``<task>-<number>.png``, those of validations in folders ``validate-<step>/``. It shows the frames as the model sees
+    them, after sampling and resizing, with their seconds; a right prediction is green, a wrong one red. Only rank 0 draws.
 
     Args:
-        per_task: Samples per task.
-        height: Height of a frame in the picture, in pixels.
+        per_task: Samples of each task.
+        every_n_validations: Draw at every n-th validation; 0 for tests alone.
+        conditions: Which conditions of a test to draw.
+        frame_height: Height of a frame in pixels.
+        max_frames: Frames of a sample drawn at most, spread evenly.
     """
 
-    def __init__(self, per_task: int = 4, height: int = 112) -> None:
+    def __init__(
+        self,
+        per_task: int = 4,
+        every_n_validations: int = 1,
+        conditions: tuple[str, ...] = ("open",),
+        frame_height: int = 112,
+        max_frames: int = 16,
+    ) -> None:
+        if per_task < 1 or every_n_validations < 0:
+            raise ValueError(
+                f"per_task={per_task} must be at least 1, every_n_validations={every_n_validations} at least 0"
+            )
         self.per_task = per_task
-        self.height = height
-        self._shown: dict[str, int] = {}
+        self.every_n_validations = every_n_validations
+        self.conditions = conditions
+        self.frame_height = frame_height
+        self.max_frames = max_frames
+        self._validations = 0
+        self._drawn: Counter[tuple[str, str]] = Counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Count validations."""
+        self._drawn.clear()
+        if not trainer.sanity_checking:
+            self._validations += 1
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw samples of a pack of prompts."""
+        due = self.every_n_validations and self._validations % self.every_n_validations == 0
+        if due and not trainer.sanity_checking:
+            self._draw(trainer, outputs, batch, "validate", "open")
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Start counting anew."""
-        self._shown = {}
+        """Begin with the first samples again."""
+        self._drawn.clear()
 
-    @rank_zero_only
     def on_test_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -50,73 +87,44 @@ class SamplePreviews(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the first samples of each task, seen with open eyes."""
-        if dataloader_idx or not isinstance(outputs, dict):
+        """Draw samples of a pack of prompts."""
+        condition = conditions_of(trainer)[dataloader_idx]
+        if condition in self.conditions:
+            self._draw(trainer, outputs, batch, "test", condition)
+
+    def _draw(self, trainer: lightning.Trainer, outputs: Any, batch: Any, stage: str, condition: str) -> None:
+        if not trainer.is_global_zero or not isinstance(outputs, dict) or not isinstance(batch, Batch):
             return
-        for index, prediction in enumerate(outputs.get("predictions", [])):
-            task = prediction.info.task
-            number = self._shown.get(task, 0)
-            if number >= self.per_task:
+        places = {sample.id: index for index, sample in enumerate(batch.samples)}
+        for prediction in outputs.get("predictions", ()):
+            key = (condition, prediction.info.task)
+            if self._drawn[key] >= self.per_task:
                 continue
-            self._shown[task] = number + 1
-            picture = draw_preview(prediction, pictures_of(batch, index), self.height)
-            self._keep(trainer, f"{task}-{number}", picture, prediction)
-
-    def _keep(self, trainer: lightning.Trainer, name: str, picture: Image.Image, prediction: Prediction) -> None:
-        folder = Path(trainer.default_root_dir) / "previews"
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{name}.png")
-        info = prediction.info
-        text = f"{info.question}\n\nexpected: {info.answer}\n\npredicted: {prediction.text}"
-        for logger in trainer.loggers:
-            writer = logger.experiment
-            if hasattr(writer, "add_image"):
-                writer.add_image(f"previews/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
-                writer.add_text(f"previews/{name}", text, trainer.global_step)
+            self._drawn[key] += 1
+            frames = frames_of(batch, places[prediction.info.id])
+            strip = draw_strip(prediction, frames, condition, self.frame_height, self.max_frames)
+            name = f"{prediction.info.task}-{self._drawn[key]}" + ("" if condition == "open" else f"-{condition}")
+            folder = Path(trainer.default_root_dir) / "previews"
+            folder = folder if stage == "test" else folder / f"{stage}-{trainer.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(strip).save(folder / f"{_file_name(name)}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    board, tag = logger.experiment, f"previews/{stage}/{name}"
+                    board.add_image(tag, strip, trainer.global_step, dataformats="HWC")
+                    board.add_text(tag, _described(prediction), trainer.global_step)
 
 
-def pictures_of(batch: Batch, index: int) -> list[np.ndarray]:
-    """The pictures that one sample of a batch shows, as ``[height, width, 3]`` uint8 each."""
-    if batch.vision is None:
-        return []
-    sample = batch.samples[index]
-    places = batch.vision_index.cpu()
-    first = int((places < sample.start).sum())
-    stop = int((places < sample.stop).sum())
-    pictures, token, patch = [], 0, 0
-    for rows, columns in batch.vision.grids:
-        if first <= token < stop:
-            pictures.append(_picture(batch.vision.patches, patch, rows, columns))
-        token += rows * columns // _MERGED
-        patch += rows * columns
-    return pictures
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
-def _picture(patches: Tensor, start: int, rows: int, columns: int) -> np.ndarray:
-    return unpatchify(patches[start : start + rows * columns].to("cpu", torch.float32), rows, columns)
-
-
-def draw_preview(prediction: Prediction, pictures: list[np.ndarray], height: int = 112) -> Image.Image:
-    """One picture: frames side by side with their seconds, and below them question, expectation and prediction."""
-    font = ImageFont.load_default(size=13)
-    frames = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        frames.append(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))
+def _described(prediction: Prediction) -> str:
+    """Markdown for TensorBoard; texts are indented blocks, so that special tokens are not taken for HTML."""
     info = prediction.info
-    lines = [*info.question.splitlines(), f"expected:  {info.answer}", f"predicted: {prediction.text}"]
-    strip = sum(frame.width + 4 for frame in frames)
-    canvas = Image.new("RGB", (max(strip, 480) + 12, height + 30 + 18 * len(lines)), "white")
-    draw = ImageDraw.Draw(canvas)
-    left = 8
-    for number, frame in enumerate(frames):
-        canvas.paste(frame, (left, 20))
-        if number < len(info.timestamps):
-            draw.text((left, 3), f"{info.timestamps[number]:.1f} s", fill="black", font=font)
-        left += frame.width + 4
-    right = info.answer is not None and score(prediction) > 0.5
-    for number, line in enumerate(lines):
-        last = number == len(lines) - 1
-        color = "black" if not last else ((0, 120, 0) if right else (190, 0, 0))
-        draw.text((8, height + 26 + 18 * number), line, fill=color, font=font)
-    return canvas
+    seconds = ", ".join(f"{second:.1f}" for second in info.timestamps)
+    parts = {"question": info.question, "expected": str(info.answer), "predicted": prediction.text}
+    blocks = [
+        f"**{title}**\n\n" + "\n".join(f"    {line}" for line in text.splitlines()) for title, text in parts.items()
+    ]
+    return "\n\n".join([*blocks, f"sample `{info.id}`" + (f", frames at {seconds} s" if seconds else "")])

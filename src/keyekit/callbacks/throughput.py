@@ -2,81 +2,102 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import astuple
 from typing import Any
 
 import lightning
+import torch
 
-from keyekit.batch import Batch, ContrastiveBatch
+from keyekit.callbacks.rates import StepMeter, Work
 
 __all__ = ["Throughput"]
 
 
 class Throughput(lightning.Callback):
-    """Log rates over a window of steps under ``throughput/``.
+    """Log rates over a window of steps under ``throughput/``, summed over all ranks.
 
-    ``tokens_per_second`` counts decoder tokens of this rank without padding, ``targets_per_second`` those that carry a loss,
-    ``patches_per_second`` vision patches, ``samples_per_second`` samples. ``data_wait`` is the share of wall time between
-    the end of a step and the start of the next. Multiply rates by the number of ranks for the whole run.
+    - ``tokens_per_second``: tokens of samples, without the padding of packs;
+    - ``targets_per_second``: tokens that carry a loss (pairs of a contrastive batch);
+    - ``patches_per_second``: vision patches before merging;
+    - ``samples_per_second``: conversations (pairs of a contrastive batch);
+    - ``steps_per_second``: batches of one rank;
+    - ``data_wait``: the share of time between the end of a step and the start of the next, which is waiting for data and
+      whatever other callbacks do between steps; validation counts nowhere;
+    - ``padding``: the share of padding among all tokens of packs.
+
+    They are logged every ``trainer.log_every_n_steps`` optimizer steps. Time is taken on the host without synchronising.
 
     Args:
-        window: Steps per reported rate.
-        skip: First steps left out of the totals (allocation, compilation).
+        window: Steps in the sliding window.
+        skip: First steps of the fit that the averages over the whole fit leave out (allocation, compilation).
     """
 
-    def __init__(self, window: int = 20, skip: int = 5) -> None:
+    def __init__(self, window: int = 50, skip: int = 5) -> None:
         self.window = window
         self.skip = skip
-        self.totals = {"tokens": 0.0, "targets": 0.0, "patches": 0.0, "samples": 0.0, "seconds": 0.0, "waited": 0.0}
-        self._recent = dict.fromkeys(self.totals, 0.0)
-        self._steps = 0
-        self._ended: float | None = None
-        self._started = 0.0
+        self.totals = Work()
+        """What the fit processed after the first steps; over all ranks once the fit has ended."""
+        self._meter = StepMeter(window)
+        self._seen = 0
+        self._logged = -1
 
     @property
-    def tokens_per_second(self) -> float:
-        """Mean rate over the fit."""
-        return self.totals["tokens"] / self.totals["seconds"] if self.totals["seconds"] else 0.0
+    def averages(self) -> dict[str, float]:
+        """The rates above over the whole fit without its first steps; empty before there is any."""
+        return self.totals.rates()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Mean rate over the fit; ``None`` before there is any."""
+        return self.averages.get("tokens_per_second")
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Begin to count."""
+        self.totals = Work()
+        self._meter = StepMeter(self.window)
+        self._seen, self._logged = 0, trainer.global_step
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Note when a step begins."""
-        self._started = time.perf_counter()
-        if self._ended is None:
-            self._ended = self._started
+        self._meter.begin_step()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step and log a full window."""
-        now = time.perf_counter()
-        assert self._ended is not None
-        step = counts_of(batch) | {"seconds": now - self._ended, "waited": self._started - self._ended}
-        self._ended = now
-        self._steps += 1
-        for name, value in step.items():
-            self._recent[name] += value
-            if self._steps > self.skip:
-                self.totals[name] += value
-        if self._steps % self.window == 0:
-            seconds = max(self._recent["seconds"], 1e-9)
-            kinds = ("tokens", "targets", "patches", "samples")
-            rates = {f"throughput/{kind}_per_second": self._recent[kind] / seconds for kind in kinds}
+        """Count a step, and log at the trainer's interval."""
+        step = self._meter.end_step(batch)
+        self._seen += 1
+        if self._seen > self.skip:
+            self.totals += step
+        interval: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        due = interval and trainer.global_step % interval == 0
+        if due and trainer.global_step != self._logged:
+            self._logged = trainer.global_step
+            rates = _over_ranks(trainer, pl_module, self._meter.recent).rates()
             for logger in trainer.loggers:
                 logger.log_metrics(
-                    rates | {"throughput/data_wait": self._recent["waited"] / seconds}, trainer.global_step
+                    {f"throughput/{name}": rate for name, rate in rates.items()}, step=trainer.global_step
                 )
-            self._recent = dict.fromkeys(self.totals, 0.0)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Do not count the time of validation."""
-        self._ended = None
+        """Stop the clock for a validation."""
+        self._meter.pause()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Let it go on."""
+        self._meter.resume()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Add up the ranks."""
+        self.totals = _over_ranks(trainer, pl_module, self.totals)
 
 
-def counts_of(batch: Batch | ContrastiveBatch) -> dict[str, float]:
-    """Tokens, targets, patches and samples of a batch, without padding."""
-    patches = 0 if batch.vision is None else batch.vision.patches.shape[0]
-    if isinstance(batch, ContrastiveBatch):
-        tokens, samples = batch.segments.total, len(batch.segments)
-        return {"tokens": tokens, "targets": samples, "patches": patches, "samples": samples}
-    tokens = batch.samples[-1].stop if batch.samples else 0
-    return {"tokens": tokens, "targets": batch.num_targets, "patches": patches, "samples": len(batch.samples)}
+def _over_ranks(trainer: lightning.Trainer, pl_module: Any, work: Work) -> Work:
+    """Counts summed over ranks; steps and times averaged, for ranks work at the same time."""
+    if trainer.world_size == 1:
+        return work
+    values = torch.tensor(astuple(work), dtype=torch.float32, device=pl_module.device)
+    summed = Work.of(trainer.strategy.reduce(values, reduce_op="sum").tolist())  # pyright: ignore[reportAttributeAccessIssue]
+    ranks = trainer.world_size
+    counts = astuple(summed)[:-3]
+    return Work.of([*counts, summed.steps / ranks, summed.seconds / ranks, summed.waited / ranks])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keyekit.cli.errors import CommandError
-from keyekit.recipes import expand_all, scalars
+from keyekit.recipes import Scalar, expand_all, scalars
 from keyekit.registry import Part, parts
 
 __all__ = ["CommandLine", "parts_in"]
@@ -25,11 +25,14 @@ class CommandLine:
         recipes: The recipes that the user named, in order.
         files: These and all that they inherit from, parents first.
         options: Everything else, in order.
+        scalars: What the files say, the last file first. Read once, while paths still mean what the user meant: the parser
+            changes the working directory.
     """
 
     recipes: tuple[Path, ...]
     files: tuple[Path, ...]
     options: tuple[str, ...]
+    scalars: tuple[Scalar, ...]
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> CommandLine:
@@ -60,7 +63,9 @@ class CommandLine:
                 raise CommandError(
                     f"{word!r} is neither an option nor a recipe: options begin with --, recipes end in .yaml"
                 )
-        return cls(recipes=tuple(recipes), files=tuple(expand_all(recipes)), options=tuple(options))
+        files = tuple(expand_all(recipes))
+        found = tuple(scalar for file in reversed(files) for scalar in scalars(file))
+        return cls(recipes=tuple(recipes), files=files, options=tuple(options), scalars=found)
 
     @property
     def arguments(self) -> list[str]:
@@ -75,7 +80,7 @@ class CommandLine:
 
 def parts_in(command_line: CommandLine) -> list[Part]:
     """Parts of the catalogue whose short names occur in the recipes or options."""
-    words = {scalar.text for file in command_line.files for scalar in scalars(file)}
+    words = {scalar.text for scalar in command_line.scalars}
     for option in command_line.options:
         words.update(re.findall(r"[A-Za-z_]\w*", option))
     return [part for part in parts() if part.name in words]

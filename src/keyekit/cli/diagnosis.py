@@ -14,7 +14,6 @@ from typing import Any
 import lightning
 
 from keyekit.cli.command_line import CommandLine
-from keyekit.recipes import Scalar, scalars
 from keyekit.registry import FAMILIES, closest, constructor_parameters, parts
 
 __all__ = ["diagnose", "locate"]
@@ -51,7 +50,7 @@ def locate(command_line: CommandLine | None, text: object) -> str:
         return ""
     if any(str(text) in option for option in command_line.options):
         return "the command line"
-    for scalar in _all(command_line):
+    for scalar in command_line.scalars:
         if not scalar.is_key and scalar.text and str(text).endswith(scalar.text.removeprefix("./")):
             return f"{scalar.file}:{scalar.line}"
     return ""
@@ -211,14 +210,9 @@ def _place(command_line: CommandLine | None, keys: tuple[str, ...], value: str |
         given = tuple(key for key in name.split(".") if key not in _WRAPPERS)
         if option.startswith("-") and given == keys:
             return "command line"
-    for scalar in _all(command_line):
+    for scalar in command_line.scalars:
         path = tuple(key for key in scalar.path if key not in _WRAPPERS)
         fits = scalar.is_key if value is None else not scalar.is_key and scalar.text == value
         if fits and path == keys and scalar.text not in _WRAPPERS:
             return f"{scalar.file}:{scalar.line}"
     return ""
-
-
-def _all(command_line: CommandLine) -> Iterable[Scalar]:
-    for file in reversed(command_line.files):
-        yield from scalars(file)

@@ -64,6 +64,7 @@ class KeyeCLI(LightningCLI):
     """
 
     run_folder: Path
+    run_options: RunOptions
 
     def __init__(self, subcommand: str, command_line: CommandLine) -> None:
         self._wanted = subcommand
@@ -112,13 +113,19 @@ class KeyeCLI(LightningCLI):
         """Create the trainer with its run folder and a TensorBoard logger in it."""
         config = self._get(self.config_init, "trainer")
         options = self._get(self.config_init, "run")
-        self.run_folder = _run_folder(RunOptions(**vars(options)) if isinstance(options, Namespace) else options)
+        self.run_options = RunOptions(**vars(options)) if isinstance(options, Namespace) else options
+        self.run_folder = _run_folder(self.run_options)
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(self.run_folder)
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(save_dir=self.run_folder, name="", version="")
         rank_zero_info("run folder: %s", self.run_folder)
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test what was trained, if the recipe says so; an interrupted fit is not tested."""
+        if self.run_options.test and not self.trainer.interrupted:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
 
 def _config_name(subcommand: str) -> str:

@@ -49,7 +49,6 @@ def main(arguments: Sequence[str]) -> int:
         vision = run("fit", [str(options.vision_recipe)]).run_folder
     print(f"2/2  language modelling on clips, from {vision / 'export'}", flush=True)
     cli = run("fit", [str(options.recipe), f"--model.init_from={vision / 'export'}", *overrides])
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     minutes = (time.perf_counter() - started) / 60
     print(f"done in {minutes:.1f} min; the run is in {cli.run_folder}")
     print(f'ask it:      keyekit chat --run {cli.run_folder} --video CLIP.mp4 "How many objects are there?"')

@@ -10,17 +10,19 @@ __all__ = ["RunOptions", "create_run_folder"]
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """Where a run writes.
+    """Where a run writes, and whether a fit ends with a test.
 
     Args:
         root: Folder of all runs.
         name: Folder inside it; the recipe's file name by default.
         folder: Exactly this folder instead of the next number, for example to continue a run in place.
+        test: Whether a fit is followed by a test of the trained model, so that one command gives numbers.
     """
 
     root: str = "runs"
     name: str = "run"
     folder: str | None = None
+    test: bool = False
 
 
 def create_run_folder(options: RunOptions) -> Path:

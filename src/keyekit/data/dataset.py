@@ -69,8 +69,8 @@ class ConversationDataset:
         Args:
             index: Number of the sample.
             eyes: ``open`` shows its own pictures, ``blank`` grey ones of the same size, ``swapped`` those of another sample
-                of the same task, with other media of the same sizes and where possible another answer (if there is none with
-                other media: blank).
+                of the same task with other media of the same sizes, whatever its answer, so that looking is worth chance (if
+                there is none: blank).
         """
         if eyes == "swapped":
             other = self._others()[index]
@@ -93,13 +93,9 @@ class ConversationDataset:
         return self._swaps
 
     def _partner(self, group: list[int], place: int) -> int | None:
-        """From half a group further on, the first sample with other media and another answer, or else with other media."""
-        own, partner = self.encoded[group[place]], None
+        """From half a group further on, the first sample with other media."""
         for step in range(len(group)):
             candidate = group[(place + len(group) // 2 + step) % len(group)]
-            other = self.encoded[candidate]
-            if other.keys != own.keys and other.sample.answer != own.sample.answer:
+            if self.encoded[candidate].keys != self.encoded[group[place]].keys:
                 return candidate
-            if other.keys != own.keys and partner is None:
-                partner = candidate
-        return partner
+        return None

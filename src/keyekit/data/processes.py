@@ -9,9 +9,24 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-__all__ = ["Outcome", "run_in_processes"]
+__all__ = ["Outcome", "require_main_guard", "run_in_processes"]
 
 _log = logging.getLogger(__name__)
+_ADVICE = "put the code of your script under `if __name__ == '__main__':`, or ask for workers=1"
+
+
+def require_main_guard() -> None:
+    """Refuse to work in a new process that still imports the script that started it.
+
+    A script without a main guard runs anew in every process that it starts. Call this before waiting for anything that the
+    first process may hold, such as a lock: otherwise both wait for each other.
+
+    Raises:
+        RuntimeError: If this is such a process.
+    """
+    # Python's own mark of this phase; it refuses to start further processes in it, but only when it is asked to.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(f"this process still imports the script that started it: {_ADVICE}")
 
 
 class Outcome(NamedTuple):
@@ -84,5 +99,4 @@ def _check_that_processes_start() -> None:
         try:
             pool.submit(int).result()
         except BrokenProcessPool as error:
-            advice = "put the code of your script under `if __name__ == '__main__':`, or ask for workers=1"
-            raise RuntimeError(f"processes die before they begin: {advice}") from error
+            raise RuntimeError(f"processes die before they begin: {_ADVICE}") from error

@@ -12,6 +12,13 @@ from keyekit.nn.rope.rotary import apply_rotary
 __all__ = ["EncoderBlock"]
 
 
+def _initialise(module: nn.Module) -> None:
+    """Xavier weights and zero biases, as SigLIP's towers begin; PyTorch's smaller default learns markedly slower."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
 class EncoderAttention(nn.Module):
     """Bidirectional multi-head attention with biases, optionally with rotary tables."""
 
@@ -51,6 +58,7 @@ class EncoderBlock(nn.Module):
         self.self_attn = EncoderAttention(dim, num_heads)
         self.layer_norm2 = nn.LayerNorm(dim, eps)
         self.mlp = GeluMlp(dim, hidden_dim)
+        self.apply(_initialise)
 
     def forward(self, x: Tensor, segments: Segments, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Transform ``x [T, dim]``, attending bidirectionally inside each segment."""

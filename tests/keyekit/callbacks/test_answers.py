@@ -1,61 +1,97 @@
-"""The answer report against hand-made predictions."""
-
-from types import SimpleNamespace
+from __future__ import annotations
 
 import pytest
-import torch
 
-from keyekit.batch import SampleInfo
 from keyekit.callbacks.answers import AnswerReport
-from keyekit.metrics.answers import Prediction
 
 
-def said(task: str, *pairs: tuple[str, str]) -> list[Prediction]:
-    info = {"task": task, "start": 0, "stop": 1, "meta": {"chance": 0.25}}
-    return [Prediction(SampleInfo(id="x", answer=answer, **info), text) for text, answer in pairs]
-
-
-def report(conditions: dict[str, list[Prediction]], **options) -> tuple[AnswerReport, list[dict]]:
-    logged: list[dict] = []
-    trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(test_conditions=tuple(conditions), heldout_tasks=("count", "order", "box")),
-        loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))],
-        global_step=7,
-    )
-    module = SimpleNamespace(device=torch.device("cpu"))
-    callback = AnswerReport(**options)
-    callback.on_test_start(trainer, module)
-    for number, predictions in enumerate(conditions.values()):
-        callback.on_test_batch_end(trainer, module, {"predictions": predictions}, None, 0, number)
-    callback.on_test_end(trainer, module)
-    return callback, logged
-
-
-def test_metrics_of_every_condition(capsys: pytest.CaptureFixture) -> None:
-    box = "<|box_start|>[[0, 0, 10, 10]]<|box_end|>"
-    conditions = {
-        "open": said("count", ("1", "1"), ("2", "2"), ("3", "4")) + said("order", ("a", "a")) + said("box", (box, box)),
-        "blank": said("count", ("1", "1"), ("1", "2"), ("1", "4")) + said("order", ("b", "a")) + said("box", ("", box)),
-        "swapped": said("count", ("2", "1")) + said("order", ("b", "a")) + said("box", ("", box)),
+def test_a_test_reports_every_task_against_chance_and_blind_runs(make_trainer, model, data, scalars, capsys):
+    report = AnswerReport()
+    make_trainer(report).test(model, datamodule=data, verbose=False)
+    expected = {
+        "count/accuracy": 1.0,
+        "count/blind_accuracy": 0.0,
+        "count/swapped_accuracy": 0.0,
+        "count/chance": 0.25,
+        "count/questions": 4.0,
+        "box/mean_iou": 1.0,
+        "box/blind_mean_iou": 0.0,
+        "box/swapped_mean_iou": 0.0,
+        "box/questions": 2.0,
+        "mean/accuracy": 1.0,
+        "mean/blind_accuracy": 0.0,
+        "mean/swapped_accuracy": 0.0,
     }
-    callback, logged = report(conditions, mean_over=["count", "order"])
-    assert callback.metrics["count/accuracy"] == pytest.approx(2 / 3)
-    assert callback.metrics["count/blind_accuracy"] == pytest.approx(1 / 3)
-    assert callback.metrics["count/swapped_accuracy"] == 0
-    assert callback.metrics["count/questions"] == 3
-    assert callback.metrics["count/chance"] == 0.25
-    assert callback.metrics["box/mean_iou"] == 1.0
-    assert callback.metrics["box/blind_mean_iou"] == 0.0
-    assert callback.metrics["mean/accuracy"] == pytest.approx((2 / 3 + 1) / 2)
-    assert logged[-1]["test/count/accuracy"] == pytest.approx(2 / 3)
+    assert report.metrics == expected
+    logged = scalars()
+    assert {f"test/{name}": [value] for name, value in expected.items()}.items() <= logged.items()
     printed = capsys.readouterr().out
-    assert "swapped" in printed
-    assert "0.667" in printed
+    for word in ("task", "questions", "score", "chance", "blank", "swapped", "count", "box", "0.250", "mean"):
+        assert word in printed
+    row = next(line for line in printed.splitlines() if "count" in line)
+    assert row.strip("│ ").replace("│", " ").split() == ["count", "accuracy", "4", "1.000", "0.250", "0.000", "0.000"]
 
 
-def test_tasks_that_generate_nothing_are_left_alone(capsys: pytest.CaptureFixture) -> None:
-    callback = AnswerReport()
-    callback.on_validation_start(None, None)
-    callback.on_validation_batch_end(None, None, None, None, 0)
-    callback.on_validation_end(None, None)
-    assert capsys.readouterr().out == ""
+def test_testing_twice_does_not_add_up(make_trainer, model, data):
+    report = AnswerReport()
+    trainer = make_trainer(report)
+    trainer.test(model, datamodule=data, verbose=False)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert report.metrics["count/questions"] == 4
+
+
+def test_validation_logs_scores_that_checkpoints_can_follow(make_trainer, model, data, scalars):
+    trainer = make_trainer(AnswerReport())
+    trainer.fit(model, datamodule=data)
+    assert float(trainer.callback_metrics["val/count/accuracy"]) == 1.0
+    assert float(trainer.callback_metrics["val/box/mean_iou"]) == 1.0
+    assert scalars()["val/mean/accuracy"] == [1.0, 1.0]
+
+
+def test_the_mean_can_be_limited(make_trainer, model, data):
+    report = AnswerReport(mean_over=["count"])
+    make_trainer(report).test(model, datamodule=data, verbose=False)
+    assert report.metrics["mean/accuracy"] == report.metrics["count/accuracy"]
+
+
+def test_a_mean_over_a_task_that_is_not_there_is_left_out_aloud(make_trainer, model, data):
+    report = AnswerReport(mean_over=["count", "order"])
+    with pytest.warns(UserWarning, match=r"\['order'\] not among the tasks"):
+        make_trainer(report).test(model, datamodule=data, verbose=False)
+    assert "mean/accuracy" not in report.metrics
+    assert report.metrics["count/accuracy"] == 1.0
+
+
+def test_unknown_answers_are_left_out_aloud(make_trainer, model, data, loader, unknown_answers):
+    data.test_dataloader = lambda: loader([unknown_answers])
+    report = AnswerReport()
+    with pytest.warns(UserWarning, match="1 samples have no known answer"):
+        make_trainer(report).test(model, datamodule=data, verbose=False)
+    assert report.metrics["count/questions"] == 1
+
+
+def test_one_loader_is_a_test_with_open_eyes(make_trainer, model, loader, batch):
+    report = AnswerReport()
+    make_trainer(report).test(model, loader([batch]), verbose=False)
+    assert set(report.metrics) == {
+        "count/accuracy",
+        "count/chance",
+        "count/questions",
+        "box/mean_iou",
+        "box/questions",
+        "mean/accuracy",
+    }
+
+
+def test_every_loader_needs_a_condition(make_trainer, model, data, loader, batch):
+    data.test_dataloader = lambda: [loader([batch])] * 4
+    with pytest.raises(ValueError, match="4 test loaders but 3 conditions"):
+        make_trainer(AnswerReport()).test(model, datamodule=data, verbose=False)
+
+
+def test_a_task_without_answers_is_no_report(make_trainer, model, data, capsys):
+    model.answers = lambda batch: None
+    report = AnswerReport()
+    make_trainer(report).test(model, datamodule=data, verbose=False)
+    assert report.metrics == {}
+    assert "questions" not in capsys.readouterr().out

@@ -1,35 +1,87 @@
-"""Throughput counts what was processed and how long training waited."""
+from __future__ import annotations
 
 import time
-from types import SimpleNamespace
+from dataclasses import astuple
 
+import lightning
 import pytest
+import torch
 
-from keyekit.callbacks import throughput as module
-from keyekit.callbacks.throughput import Throughput, counts_of
-from keyekit.testing.tiny import tiny_batch
-
-
-def test_padding_is_not_counted() -> None:
-    counts = counts_of(tiny_batch(lengths=(9, 14), grids=((2, 4), None), tail=30))
-    assert counts["tokens"] == 23
-    assert counts["patches"] == 8
-    assert counts["samples"] == 2
+from keyekit.callbacks.rates import Work
+from keyekit.callbacks.throughput import Throughput, _over_ranks
 
 
-def test_rates_and_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 2.0, 4.0, 5.0, 7.0])  # start and end of three steps
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    logged = []
-    trainer = SimpleNamespace(
-        loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))], global_step=3
-    )
-    monitor, batch = Throughput(window=3, skip=1), tiny_batch(lengths=(9, 14))
-    for index in range(3):
-        monitor.on_train_batch_start(trainer, None, batch, index)
-        monitor.on_train_batch_end(trainer, None, None, batch, index)
-    (values,) = logged
-    assert values["throughput/tokens_per_second"] == pytest.approx(3 * 23 / 7)
-    assert values["throughput/data_wait"] == pytest.approx(2 / 7)
-    assert monitor.tokens_per_second == pytest.approx(2 * 23 / 6)  # without the first step
-    assert time.perf_counter() > 0
+def test_rates_are_logged_and_averaged_without_the_first_steps(make_trainer, model, data, scalars):
+    throughput = Throughput(skip=1)
+    make_trainer(throughput).fit(model, datamodule=data)
+    assert throughput.totals.steps == 3
+    assert throughput.totals.tokens == 3 * 26
+    assert throughput.averages["padding"] == pytest.approx(6 / 32)
+    assert throughput.tokens_per_second == pytest.approx(3 * 26 / throughput.totals.seconds)
+    logged = scalars()
+    assert {tag for tag in logged if tag.startswith("throughput/")} == {f"throughput/{n}" for n in throughput.averages}
+    assert len(logged["throughput/tokens_per_second"]) == 2
+    assert all(rate > 0 for rate in logged["throughput/patches_per_second"])
+    assert all(0 <= share <= 1 for share in logged["throughput/data_wait"])
+
+
+class Slow:
+    """A loader that lets training wait."""
+
+    def __init__(self, batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            time.sleep(0.05)
+            yield batch
+
+
+class SlowValidation(lightning.Callback):
+    def on_validation_batch_end(self, *_) -> None:
+        time.sleep(0.3)
+
+
+def test_waiting_for_data_shows(make_trainer, model, batch):
+    throughput = Throughput(skip=0)
+    make_trainer(throughput).fit(model, Slow([batch] * 4))
+    assert throughput.totals.waited >= 0.2
+    assert throughput.averages["data_wait"] > 0.5
+
+
+def test_validation_counts_nowhere(make_trainer, model, data):
+    throughput = Throughput(skip=0)
+    make_trainer(throughput, SlowValidation()).fit(model, datamodule=data)
+    assert throughput.totals.seconds < 0.3
+
+
+def test_contrastive_batches_count(make_trainer, model, pairs):
+    throughput = Throughput(skip=0)
+    make_trainer(throughput).fit(model, Slow([pairs] * 4))
+    assert throughput.totals.tokens == 20
+    assert throughput.totals.samples == 8
+
+
+def test_there_is_no_rate_before_a_fit():
+    assert Throughput().tokens_per_second is None
+
+
+class TwoRanks:
+    """A trainer whose other rank did the same and took a second longer."""
+
+    world_size = 2
+
+    class strategy:
+        @staticmethod
+        def reduce(values, reduce_op):
+            assert reduce_op == "sum"
+            other = torch.tensor(astuple(Work(tokens=11, steps=4, seconds=3.0, waited=1.0)))
+            return values + other
+
+
+def test_ranks_add_up(model):
+    work = _over_ranks(TwoRanks(), model, Work(tokens=10, steps=4, seconds=2.0, waited=1.0))
+    assert work == Work(tokens=21, steps=4, seconds=2.5, waited=1.0)

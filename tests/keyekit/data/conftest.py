@@ -16,7 +16,9 @@ from keyekit.data.world.files import write_video
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory):
     numbers = [f"{n / 10:.1f}" for n in range(100)]
-    return train_tokenizer(["system user assistant", *numbers, "how many red blue"] * 4, tmp_path_factory.mktemp("tokenizer"), 400)
+    return train_tokenizer(
+        ["system user assistant", *numbers, "how many red blue"] * 4, tmp_path_factory.mktemp("tokenizer"), 400
+    )
 
 
 @pytest.fixture(scope="session")

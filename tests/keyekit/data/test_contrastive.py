@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from keyekit.testing.tiny import tiny_record as record
 
 from keyekit.data.cache import MediaReader
 from keyekit.data.contrastive import ContrastiveDataModule, PairLoader
+from keyekit.testing.tiny import tiny_record as record
 
 
 def pairs(count: int) -> list:
@@ -43,3 +43,18 @@ def test_samples_that_are_no_pairs_are_counted(media, write_jsonl, tmp_path) -> 
     data.setup("fit")
     assert len(data.train_dataloader().pairs) == 4
     assert data.skipped_counts == {"no_pair": 1, "missing_media": 1}
+
+
+def test_ranks_share_the_batches_and_validation_is_always_the_same(monkeypatch) -> None:
+    shown = {}
+    for rank in range(2):
+        for module in ("loader", "contrastive"):
+            monkeypatch.setattr(f"keyekit.data.{module}.rank_and_world", lambda rank=rank: (rank, 2))
+        loader = PairLoader(pairs(40), batch_size=8)
+        shown[rank] = [float(value) for batch in loader for value in batch.vision.patches[::4, 0, 0, 0]]
+        assert len(shown[rank]) == 8 * len(loader) == 16
+    assert len({*shown[0], *shown[1]}) == 32
+    fixed = PairLoader(pairs(40), batch_size=8, shuffle=False)
+    assert fixed.batch(0, 1).vision.patches.equal(fixed.batch(5, 1).vision.patches)
+    with pytest.raises(ValueError, match="15 pairs do not fill a batch of 8 on 2 ranks"):
+        PairLoader(pairs(15), batch_size=8)

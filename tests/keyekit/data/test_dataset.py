@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from keyekit.testing.tiny import tiny_record as record
 
 from keyekit.data.cache import MediaCache, MediaReader
 from keyekit.data.dataset import ConversationDataset
@@ -12,6 +11,7 @@ from keyekit.data.packing import collate
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.template import ChatTemplate
+from keyekit.testing.tiny import tiny_record as record
 
 
 @pytest.fixture
@@ -60,3 +60,15 @@ def test_shut_and_swapped_eyes_keep_the_layout(encoder, media) -> None:
 def test_a_lone_sample_has_nobody_to_swap_with(encoder, media) -> None:
     dataset = ConversationDataset(samples(media, "clip0.mp4"), encoder, ErrorPolicy("raise"), 500)
     assert dataset.pictures(0, "swapped")[0].std() == 0
+
+
+def test_swapped_eyes_see_another_clip_whatever_its_answer(encoder, media) -> None:
+    names, answers = ["clip0.mp4", "clip1.mp4", "clip2.mp4", "clip0.mp4"], ["1", "1", "1", "2"]
+    records = [record(f"s{i}", "x", a, [("video", n)]) for i, (n, a) in enumerate(zip(names, answers, strict=True))]
+    given = [parse_sample(line, "f:1", media) for line in records]
+    dataset = ConversationDataset(given, encoder, ErrorPolicy("raise"), 500)
+    clips = {key: encoder.pictures(encoded)[0] for key, encoded in zip(names, dataset.encoded, strict=True)}
+    seen = [next(n for n, p in clips.items() if (dataset.pictures(i, "swapped")[0] == p).all()) for i in range(4)]
+    assert seen == ["clip2.mp4", "clip0.mp4", "clip0.mp4", "clip1.mp4"]  # half a group further on, but never its own
+    assert dataset.spread(2).encoded == [dataset.encoded[0], dataset.encoded[2]]
+    assert (dataset.spread(2).pictures(1, "swapped")[0] == clips["clip0.mp4"]).all()

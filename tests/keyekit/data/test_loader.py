@@ -3,7 +3,6 @@
 import lightning
 import pytest
 import torch
-from keyekit.testing.tiny import tiny_record as record
 
 from keyekit.data.cache import MediaCache, MediaReader
 from keyekit.data.dataset import ConversationDataset
@@ -12,6 +11,7 @@ from keyekit.data.errors import ErrorPolicy
 from keyekit.data.loader import PackLoader, StatefulLoader
 from keyekit.data.sample import parse_sample
 from keyekit.data.template import ChatTemplate
+from keyekit.testing.tiny import tiny_record as record
 
 
 @pytest.fixture
@@ -98,3 +98,52 @@ def test_an_interrupted_run_sees_what_an_uninterrupted_one_sees(dataset, tmp_pat
 def test_the_base_says_what_is_missing() -> None:
     with pytest.raises(TypeError, match="must define"):
         StatefulLoader().batch(0, 0)
+
+
+def on_rank(monkeypatch, rank: int, world: int) -> None:
+    monkeypatch.setattr("keyekit.data.loader.rank_and_world", lambda: (rank, world))
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_evaluation_asks_everything_once_with_equally_many_packs_on_every_rank(
+    dataset, monkeypatch, world: int
+) -> None:
+    shares = []
+    for rank in range(world):
+        on_rank(monkeypatch, rank, world)
+        loader = PackLoader(dataset, budget=200, shuffle=False)
+        shares.append([[sample.id for sample in batch.samples] for batch in loader])
+        assert len(shares[-1]) == len(loader)
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(name for share in shares for pack in share for name in pack) == sorted(f"s{i}" for i in range(40))
+
+
+def test_evaluation_starts_over_when_it_was_left_early(dataset) -> None:
+    loader = PackLoader(dataset, budget=64, shuffle=False)
+    first = [next(iter(loader)).samples[0].id for _ in range(3)]
+    assert len(set(first)) == 1
+    loader.load_state_dict(loader.state_dict() | {"position": 2})
+    assert [sample.id for sample in next(iter(loader)).samples] == ids(loader, 0)[2]
+
+
+def test_training_goes_on_where_a_short_epoch_ended(dataset) -> None:
+    loader = PackLoader(dataset, budget=64)
+    seen = [next(iter(loader)).samples for _ in range(len(loader))]
+    assert [[sample.id for sample in pack] for pack in seen] == ids(loader, 0)
+
+
+def test_resumed_on_other_ranks_nothing_is_left_out(dataset, monkeypatch) -> None:
+    on_rank(monkeypatch, 0, 4)
+    saved = PackLoader(dataset, budget=64, seed=1)
+    state = saved.state_dict() | {"position": 1}
+    assert state["ranks"] == 4
+    on_rank(monkeypatch, 0, 1)
+    loader = PackLoader(dataset, budget=64, seed=1)
+    loader.load_state_dict(state)
+    assert [[sample.id for sample in batch.samples] for batch in loader] == ids(loader, 0)[4:]
+
+
+def test_a_position_in_other_data_is_refused(dataset) -> None:
+    state = PackLoader(dataset, budget=64).state_dict()
+    with pytest.raises(ValueError, match="its position means nothing"):
+        PackLoader(dataset, budget=128).load_state_dict(state)

@@ -10,6 +10,7 @@ import pytest
 from keyekit.data.errors import BadData
 from keyekit.data.media import read_image, read_video
 from keyekit.data.sampling import UniformFps
+from keyekit.data.world.files import write_video
 
 
 def test_frames_come_with_their_times_and_contents(media) -> None:
@@ -103,3 +104,72 @@ def test_frames_over_the_pixel_limit_are_refused(media) -> None:
     with pytest.raises(BadData) as caught:
         read_video(media / "clip0.mp4", UniformFps(), max_pixels=1000)
     assert caught.value.reason == "media_too_large"
+
+
+def copied(source, target, shift: float = 0.0, **options: str):
+    """The same pictures in another container, ``shift`` seconds later."""
+    with av.open(str(source)) as read, av.open(str(target), "w", options=options) as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.dts is not None and packet.pts is not None:
+                ticks = int(shift / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, copy
+                write.mux(packet)
+    return target
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_missed(media, tmp_path) -> None:
+    """Cut by a phone or an editor: the container promises 16 frames, of which the first second is not to be shown."""
+    path = copied(media / "clip0.mp4", tmp_path / "cut.mp4", shift=-1.0, avoid_negative_ts="disabled")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 16
+    video = read_video(path, UniformFps(fps=4.0))
+    assert video.timestamps == tuple(n / 4 for n in range(12))
+    whole = read_video(media / "clip0.mp4", UniformFps(fps=4.0))
+    np.testing.assert_array_equal(video.pixels, whole.pixels[4:])
+
+
+def test_times_count_from_the_first_frame(media, tmp_path) -> None:
+    late = read_video(copied(media / "clip0.mp4", tmp_path / "late.mp4", shift=2.0), UniformFps())
+    assert late.timestamps == read_video(media / "clip0.mp4", UniformFps()).timestamps
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"movflags": "faststart"}), ("a.mkv", {})])
+def test_files_cut_off_anywhere_are_broken(media, tmp_path, name: str, options: dict, share: float) -> None:
+    """Also in containers that play as far as they reach."""
+    data = copied(media / "clip0.mp4", tmp_path / name, **options).read_bytes()
+    (tmp_path / f"cut_{name}").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(BadData) as caught:
+        read_video(tmp_path / f"cut_{name}", UniformFps(fps=4.0))
+    assert caught.value.reason in ("broken_media", "empty_video")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_pictures_are_not_passed_off_as_whole(tmp_path, seed: int) -> None:
+    """A decoder conceals damage by guessing; it says so, and the file is broken."""
+    random = np.random.default_rng(seed)
+    write_video(tmp_path / "noise.mp4", random.integers(0, 255, (16, 56, 56, 3), dtype=np.uint8), fps=4.0)
+    data = bytearray((tmp_path / "noise.mp4").read_bytes())
+    for place in random.integers(data.find(b"mdat") + 700, len(data) * 3 // 4, 30):
+        data[place] ^= 0xFF
+    (tmp_path / "noise.mp4").write_bytes(data)
+    with pytest.raises(BadData) as caught:
+        read_video(tmp_path / "noise.mp4", UniformFps(fps=4.0))
+    assert caught.value.reason == "broken_media"
+
+
+def test_impossible_names_are_missing_files(tmp_path) -> None:
+    for name in ("a\0b", "a" * 5000):
+        for read in (lambda path: read_video(path, UniformFps()), read_image):
+            with pytest.raises(BadData) as caught:
+                read(tmp_path / name)
+            assert caught.value.reason == "missing_media"
+
+
+def test_frames_are_resized_while_they_are_read(media) -> None:
+    asked = []
+    video = read_video(media / "clip0.mp4", UniformFps(), size=lambda *given: asked.append(given) or (28, 84))
+    assert set(asked) == {(56, 56, 8)}
+    assert video.pixels.shape == (8, 28, 84, 3)

@@ -3,14 +3,15 @@
 import json
 
 import pytest
-from keyekit.testing.tiny import tiny_record as record
 
 from keyekit.data.cache import MediaReader
 from keyekit.data.contrastive import ContrastiveDataModule
-from keyekit.data.module import ConversationDataModule
+from keyekit.data.module import ConversationDataModule, prepare_tokenizer
+from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.tokenizer import load_tokenizer
 from keyekit.data.world.world import World
+from keyekit.testing.tiny import tiny_record as record
 
 READER = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4, max_image_tokens=4)
 
@@ -45,9 +46,14 @@ def test_from_nothing_to_batches(world, tmp_path) -> None:
 
 
 def test_files_alone_with_broken_samples(media, write_jsonl, tmp_path) -> None:
-    lines = [record(f"s{i}", "how many?", "1", [("video", name)]) for i, name in enumerate(["clip0.mp4", "cut.mp4", "none.mp4"])]
+    lines = [
+        record(f"s{i}", "how many?", "1", [("video", name)])
+        for i, name in enumerate(["clip0.mp4", "cut.mp4", "none.mp4"])
+    ]
     path = write_jsonl("mixed.jsonl", [*lines, "{broken", [1]])
-    data = ConversationDataModule(train=[str(path)], cache=str(tmp_path), vocab_size=400, reader=READER, on_error="skip")
+    data = ConversationDataModule(
+        train=[str(path)], cache=str(tmp_path), vocab_size=400, reader=READER, on_error="skip"
+    )
     data.prepare_data()
     data.setup("fit")
     assert [sample.id for batch in data.train_dataloader() for sample in batch.samples] == ["s0"]
@@ -66,7 +72,13 @@ def test_mistakes_are_explained(tmp_path, world) -> None:
 
 def test_contrastive_pairs(world, tmp_path) -> None:
     data = ContrastiveDataModule(
-        world=world, train=["captions"], heldout=["captions"], vocab_size=400, reader=READER, cache=str(tmp_path), batch_size=16
+        world=world,
+        train=["captions"],
+        heldout=["captions"],
+        vocab_size=400,
+        reader=READER,
+        cache=str(tmp_path),
+        batch_size=16,
     )
     data.prepare_data()
     data.setup("fit")
@@ -82,3 +94,39 @@ def test_contrastive_pairs(world, tmp_path) -> None:
         for j in range(16):
             assert bool(batch.matches[i, j]) == (captions[i] == captions[j])
     assert len(data.val_dataloader()) == 2
+
+
+def test_weights_repeat_and_draw(world, tmp_path) -> None:
+    data = ConversationDataModule(
+        world=world,
+        train={"count": 2.0, "arithmetic": 0.5},
+        vocab_size=400,
+        reader=READER,
+        cache=str(tmp_path),
+        pack_tokens=400,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    shown = [sample for batch in data.train_dataloader() for sample in batch.samples]
+    assert [sum(sample.task == task for sample in shown) for task in ("count", "arithmetic")] == [24, 5]
+    assert len({sample.id for sample in shown}) == 12 + 5
+    with pytest.raises(ValueError, match="weights must be above 0"):
+        ConversationDataModule(world=world, train={"count": 0.0})
+
+
+def test_a_tokenizer_is_trained_anew_when_the_texts_change(tmp_path, media) -> None:
+    def samples(text: str) -> list:
+        return [parse_sample(record("s", text, "1"), "f:1", media)]
+
+    folder = tmp_path / "tokenizer"
+    prepare_tokenizer(folder, samples("aaaa bbbb aaaa bbbb"), 400)
+    first = (folder / "tokenizer.json").read_bytes()
+    prepare_tokenizer(folder, samples("aaaa bbbb aaaa bbbb"), 400)
+    assert (folder / "tokenizer.json").read_bytes() == first
+    prepare_tokenizer(folder, samples("cccc bbbb cccc bbbb"), 400)  # as many texts, as many characters
+    assert (folder / "tokenizer.json").read_bytes() != first
+
+
+def test_without_training_data_a_tokenizer_has_to_be_given(world) -> None:
+    with pytest.raises(ValueError, match="give the folder of one"):
+        ConversationDataModule(world=world, heldout=["count"])

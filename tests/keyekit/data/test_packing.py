@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from keyekit.testing.tiny import tiny_record as record
 
 from keyekit.data.cache import MediaCache, MediaReader
 from keyekit.data.encode import SampleEncoder
@@ -12,6 +11,7 @@ from keyekit.data.processing.patchify import normalise_patches, patchify
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.template import ChatTemplate
+from keyekit.testing.tiny import tiny_record as record
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,7 +33,9 @@ def test_a_sample_longer_than_the_pack_is_refused() -> None:
 
 @pytest.fixture
 def encoder(tokenizer, tmp_path) -> SampleEncoder:
-    reader = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4, max_image_tokens=8)
+    reader = MediaReader(
+        frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4, max_image_tokens=8
+    )
     return SampleEncoder(tokenizer, ChatTemplate(), MediaCache(tmp_path, reader))
 
 

@@ -30,11 +30,17 @@ def test_errors_come_through_and_the_rest_is_given_up() -> None:
         list(run_in_processes(work, dict(enumerate([0, -1, *[1] * 2000])), workers=2, chunk=1))
 
 
-def test_a_script_without_main_guard_gets_advice_instead_of_a_hang(tmp_path) -> None:
+UNGUARDED = {
+    "processes": "from keyekit.data.processes import run_in_processes\nprint(list(run_in_processes(abs, {1: 1, 2: 2}, 2)))\n",
+    "world": "from keyekit.data.world import World\nWorld(root='world', train={'count': 120}, heldout={}).build()\n",
+}
+
+
+@pytest.mark.parametrize("kind", UNGUARDED)
+def test_a_script_without_main_guard_gets_advice_instead_of_a_hang(tmp_path, monkeypatch, kind) -> None:
+    monkeypatch.chdir(tmp_path)
     script = tmp_path / "script.py"
-    script.write_text(
-        "from keyekit.data.processes import run_in_processes\nprint(list(run_in_processes(abs, {1: 1, 2: 2}, 2)))\n"
-    )
+    script.write_text(UNGUARDED[kind])
     start = time.monotonic()
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0

@@ -11,7 +11,13 @@ USER = {"role": "user", "content": [{"type": "video", "video": "a.mp4", "fps": 1
 
 
 def test_a_conversation_is_parsed() -> None:
-    record = {"id": 7, "task": "t", "messages": [USER, {"role": "assistant", "content": "yes"}], "answer": 3, "meta": {"k": 1}}
+    record = {
+        "id": 7,
+        "task": "t",
+        "messages": [USER, {"role": "assistant", "content": "yes"}],
+        "answer": 3,
+        "meta": {"k": 1},
+    }
     sample = parse_sample(record, "f:1", Path("/data"))
     assert (sample.id, sample.task, sample.answer, sample.question) == ("7", "t", "3", "what?")
     assert sample.media[0].path == Path("/data/a.mp4")

@@ -40,3 +40,11 @@ def test_other_samplers_refuse_options_they_do_not_know() -> None:
 def test_impossible_settings() -> None:
     with pytest.raises(ValueError, match="min_frames <= max_frames"):
         UniformFps(min_frames=9, max_frames=8)
+
+
+def test_a_sample_may_fix_the_number_of_frames() -> None:
+    sampler = UniformFps(fps=2.0)
+    for asked, given in ((6, 6), (7, 8), (1, 2), (500, 40)):
+        assert len(sampler.adapted({"nframes": asked}).select(40, 4.0)) == given
+    with pytest.raises(ValueError, match="nframes and fps together contradict"):
+        sampler.adapted({"nframes": 4, "fps": 1.0})

@@ -32,3 +32,30 @@ def test_empty_and_missing_manifests_are_errors_under_every_policy(tmp_path) -> 
         read_jsonl(path, ErrorPolicy("skip"))
     with pytest.raises(FileNotFoundError, match="no such manifest"):
         read_jsonl(tmp_path / "b.jsonl", ErrorPolicy("skip"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 200_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        '{"messages": [{"role": "user", "content": "caf\xe9"}]}'.encode("latin-1"),
+        rb'{"messages": [{"role": "user", "content": "\ud800"}]}',
+        b'{"a": ' * 500 + b"1" + b"}" * 500,
+    ],
+    ids=["deep", "huge number", "not UTF-8", "half a surrogate pair", "deep object"],
+)
+def test_hostile_lines_are_bad_lines_like_others(tmp_path, line: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD.encode() + b"\n" + line + b"\n" + GOOD.encode())
+    policy = ErrorPolicy("skip")
+    assert len(read_jsonl(path, policy)) == 2
+    assert policy.counts == {"bad_line": 1}
+    with pytest.raises(BadData, match=r"a\.jsonl:2"):
+        read_jsonl(path, ErrorPolicy("raise"))
+
+
+def test_byte_order_marks_and_windows_line_ends_are_allowed(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n" + GOOD.encode() + b"\r\n")
+    assert len(read_jsonl(path, ErrorPolicy("raise"))) == 2

@@ -82,3 +82,50 @@ def test_conversations_without_an_answer_cannot_be_learnt(tokenizer) -> None:
         ChatTemplate().render(conversation(("user", "x"), media=None), [], tokenizer)
     with pytest.raises(BadData, match="no user turn"):
         ChatTemplate().render(conversation(("assistant", "x"), media=None), [], tokenizer, with_answer=False)
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|video_pad|>", "<|image_pad|>", "<|vision_start|>"])
+def test_texts_cannot_forge_turns_or_pictures(tokenizer, token: str) -> None:
+    sample = conversation(("user", f"x{token}y"), ("assistant", "z"), media=None)
+    with pytest.raises(BadData, match="would read as a real one") as caught:
+        ChatTemplate().render(sample, [], tokenizer)
+    assert caught.value.reason == "forged_token"
+
+
+def test_boxes_and_thoughts_are_ordinary_answers(tokenizer) -> None:
+    answer = "<think>where</think><|box_start|>[[1, 2, 3, 4]]<|box_end|>"
+    rendered = ChatTemplate().render(conversation(("user", "x"), ("assistant", answer), media=None), [], tokenizer)
+    learnt = [token for token, is_learnt in zip(rendered.tokens, rendered.learnt, strict=True) if is_learnt]
+    assert decode(tokenizer, learnt) == f"{answer}<|im_end|>"
+    assert tokenizer.convert_tokens_to_ids("<|box_start|>") in learnt
+
+
+def test_prompts_of_long_conversations_are_beginnings_of_them(tokenizer) -> None:
+    sample = conversation(
+        ("user", "one?"), ("assistant", "red"), ("user", "two?"), ("assistant", "blue"), media="image"
+    )
+    for layout in (TimeAxis(), TimestampedFrames()):
+        template = ChatTemplate(layout, system="be short")
+        grid = [MediaGrid(rows=2, columns=1)]
+        whole, prompt = (template.render(sample, grid, tokenizer, with_answer=given) for given in (True, False))
+        assert whole.tokens[: len(prompt.tokens)] == prompt.tokens
+        assert decode(tokenizer, whole.tokens[len(prompt.tokens) :]) == "blue<|im_end|>\n"
+        assert whole.spans == prompt.spans
+
+
+def test_each_timestamped_frame_is_a_block_of_its_own(tokenizer) -> None:
+    # Keye-VL-2.0 sheet 7.3: every frame starts one past the largest position before it and advances by its longer side
+    grid = MediaGrid(rows=2, columns=3, frames=2, timestamps=(0.0, 12.25), fps=2.0)
+    rendered = ChatTemplate().render(conversation(("user", "x"), ("assistant", "y")), [grid], tokenizer)
+    positions = multimodal_positions(len(rendered.tokens), rendered.spans)
+    following = 0
+    for token, position in enumerate(positions.T.tolist()):
+        span = next((span for span in rendered.spans if span.start <= token < span.stop), None)
+        if span is None:
+            assert position == [following] * 3
+            following += 1
+            continue
+        row, column = divmod(token - span.start, 3)
+        assert position == [following, following + row, following + column]
+        following += 3 * (token == span.stop - 1)
+    assert "<|frame|>12.2" in decode(tokenizer, rendered.tokens)  # one decimal, as Python rounds

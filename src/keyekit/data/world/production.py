@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from keyekit.data.processes import run_in_processes
 from keyekit.data.world.draw import Draw
 from keyekit.data.world.families import FAMILIES, Item
 from keyekit.data.world.files import write_image, write_video
@@ -115,14 +115,13 @@ def produce(
             results[index] = produce_chunk(chunk, str(root))
             advance(chunk)
         return results
-    # Fresh processes: a forked copy of a process that runs torch's threads may lock up.
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(produce_chunk, chunk, str(root)): index for index, chunk in enumerate(chunks)}
-        try:
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                advance(chunks[futures[future]])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for outcome in run_in_processes(partial(produce_chunk, root=str(root)), dict(enumerate(chunks)), workers, chunk=1):
+        chunk = chunks[outcome.key]
+        if outcome.died:
+            raise RuntimeError(
+                f"the process that made {chunk.task} {chunk.start} to {chunk.stop} of {root} died, by a crash or for want of "
+                "memory: ask for fewer workers"
+            )
+        results[outcome.key] = outcome.result
+        advance(chunk)
     return results

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keyekit.data.processes import require_main_guard
 from keyekit.data.world.chance import constant_score
 from keyekit.data.world.draw import SPLITS
 from keyekit.data.world.families import FAMILIES
@@ -155,9 +156,11 @@ class World:
 
         Raises:
             ValueError: If the folder holds something that is not a world.
+            RuntimeError: If a script without a main guard asks for several workers, or one of them dies.
         """
         if self.is_built():
             return self.files
+        require_main_guard()
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / ".lock"):
             if not self.is_built():  # another process may have built it while this one waited

@@ -79,7 +79,10 @@ class PatchEmbeddings(nn.Module):
         self.side = side
         self.patch_embedding = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.position_embedding = nn.Embedding(side * side, dim)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        # SigLIP's starting point: patches of unit variance stay so, positions are as large as one direction of them.
+        nn.init.normal_(self.patch_embedding.weight, std=(in_channels * patch_size**2) ** -0.5)
+        nn.init.zeros_(cast(Tensor, self.patch_embedding.bias))
+        nn.init.normal_(self.position_embedding.weight, std=dim**-0.5)
 
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         """``[P, C, patch, patch]`` to ``[P, dim]``."""
