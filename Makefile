@@ -3,16 +3,18 @@
 #   VENV=dir      where the environment lives (default .venv)
 #   PYTHON=python which interpreter creates it (default python3, at least 3.11)
 #   TESTS="..."   arguments for pytest, e.g. TESTS="tests/keyekit/nn -x"
+#   ONLY="..."    which experiments `make evidence` runs
 
 VENV ?= .venv
 PYTHON ?= python3
 TESTS ?=
+ONLY ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.keyekit-installed
 EXTRAS := dev,docs,bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test format lint types imports tests docs clean
+.PHONY: help install quickstart test format lint types imports tests docs bench evidence clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,7 +30,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv || \
 	  echo "uv could not be installed; continuing with pip"
 	@if $(BIN)/uv --version >/dev/null 2>&1; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
+	  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[$(EXTRAS)]'; \
 	else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
 	fi
@@ -58,6 +60,15 @@ tests: $(STAMP) ## pytest
 
 docs: $(STAMP) ## strict build of the documentation into site/
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+
+bench: $(STAMP) ## time keyekit beside named peers and write docs/benchmarks.md (minutes)
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group --benchmark-max-time=3 \
+	  --benchmark-columns=min,median,iqr,rounds --benchmark-json=.benchmarks/latest.json
+	$(BIN)/python benchmarks/compare.py .benchmarks/latest.json --write docs/benchmarks.md
+
+evidence: $(STAMP) ## run the experiments and write docs/evidence/ (an hour; ONLY="quickstart-dsa" for some)
+	$(BIN)/python docs/generate/evidence.py $(ONLY)
 
 clean: ## remove what was built; the environment, data/ and runs/ stay
 	rm -rf site build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -94,11 +96,13 @@ def notebook_pages() -> None:
     navigation = ["* [Notebooks](index.md)\n"]
     lines = ["# Notebooks", "", "After these you have built the ideas of keyekit with your own hands.", ""]
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        title = notebook.stem.replace("_", " ").replace("-", " ")
+        text = notebook.read_text(encoding="utf-8")
+        title = str(json.loads(text)["cells"][0]["source"][0]).strip("# \n")
         lines.append(f"- [{title}]({notebook.name})")
         navigation.append(f"* [{title}]({notebook.name})\n")
         with mkdocs_gen_files.open(f"notebooks/{notebook.name}", "w") as file:
-            file.write(notebook.read_text(encoding="utf-8"))
+            # Links that work in the repository, as they are called on the site.
+            file.write(re.sub(r"\]\(\.\./docs/([\w/.-]+)\.md\)", r"](../\1.html)", text))
     with mkdocs_gen_files.open("notebooks/index.md", "w") as file:
         file.write("\n".join(lines) + "\n")
     with mkdocs_gen_files.open("notebooks/SUMMARY.md", "w") as file:

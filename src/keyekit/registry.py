@@ -265,7 +265,6 @@ PARTS: tuple[Part, ...] = (
         "weights, tokenizer and settings for the next stage",
     ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
-    Part("callback", "Export", "keyekit.callbacks.export:Export", "", "the trained model as a folder to start from"),
 )
 """The built-in parts."""
 

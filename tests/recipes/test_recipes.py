@@ -1,16 +1,20 @@
-"""Every recipe parses, with every part it names."""
+"""Every recipe parses, with every part it names; the tiny ones run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import lightning
 import pytest
 import yaml
 
 from keyekit.cli.expand import expand_recipe
+from keyekit.cli.lightning import KeyeCLI, run
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "_base" not in path.parts)
+TINY = [path for path in RECIPES if path.parent.name == "tiny"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -24,3 +28,32 @@ def test_every_recipe_parses_and_names_a_model_and_data(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
 def test_every_recipe_says_in_its_first_line_what_it_is(recipe):
     assert recipe.read_text(encoding="utf-8").startswith("# ")
+
+
+class Losses(lightning.Callback):
+    """Keeps every loss."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.values.append(outputs["loss"].item())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", TINY, ids=lambda path: path.stem)
+def test_every_tiny_recipe_learns_in_a_few_steps(recipe, tmp_path, monkeypatch):
+    losses = Losses()
+    monkeypatch.setattr(KeyeCLI, "before_fit", lambda cli: cli.trainer.callbacks.append(losses), raising=False)
+    counts = yaml.safe_load(expand_recipe([str(recipe)]))["data"]["init_args"]["world"]["init_args"]
+    few = {split: dict.fromkeys(counts[split], 24) for split in ("train", "heldout")}
+    options = [f"--data.world.root={tmp_path / 'world'}", f"--data.cache={tmp_path / 'cache'}", "--data.world.workers=1"]
+    options += [f"--data.world.{split}={json.dumps(tasks)}" for split, tasks in few.items()]
+    options += ["--data.pack_tokens=512", "--data.evaluation_tokens=1024", "--model.init_from=null"]
+    options += ["--trainer.max_steps=30", "--trainer.accelerator=cpu", "--model.schedule.warmup_steps=5"]
+    cli = run("fit", [str(recipe), *options, f"--run.root={tmp_path / 'runs'}"])
+    assert len(losses.values) == 30
+    assert sum(losses.values[-5:]) < 0.7 * sum(losses.values[:5])
+    metrics = json.loads((cli.run_folder / "summary.json").read_text())["metrics"]
+    assert any(name.startswith(f"{recipe.stem}/blind_") for name in metrics)

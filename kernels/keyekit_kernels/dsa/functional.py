@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ __all__ = ["index_topk", "indexer_kl", "resolve_implementation", "sparse_attenti
 
 _log = logging.getLogger(__name__)
 _IMPLEMENTATIONS = ("torch",)
+_Operation = TypeVar("_Operation", bound=Callable)
 
 
 @cache
@@ -33,7 +35,19 @@ def resolve_implementation(implementation: str, device: str) -> str:
     return implementation
 
 
+def _without_autocast(operation: _Operation) -> _Operation:
+    """Keep the precision that the operation itself chooses: autocast would round scores, and with them the selection."""
+
+    @wraps(operation)
+    def call(query: Tensor, *arguments, **options):
+        with torch.autocast(query.device.type, enabled=False):
+            return operation(query, *arguments, **options)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
 @torch.no_grad()
+@_without_autocast
 def index_topk(
     query: Tensor,
     key: Tensor,
@@ -76,6 +90,7 @@ def index_topk(
     return selected
 
 
+@_without_autocast
 def sparse_attention(
     query: Tensor, key: Tensor, value: Tensor, indices: Tensor, scale: float, implementation: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -96,6 +111,7 @@ def sparse_attention(
     return reference.attention_over_selection(query, key, value, indices, scale)
 
 
+@_without_autocast
 def indexer_kl(
     index_query: Tensor,
     index_key: Tensor,

@@ -138,7 +138,9 @@ def _load(run: Path) -> tuple[Any, Any]:
     from keyekit.models.weights import load_weights
 
     model, data = load_parts(config)
-    load_weights(model.network, export)
+    report = load_weights(model.network, export)
+    if report.missing:
+        raise CommandError(f"{export} does not hold the whole model of {config}: {report}")
     data.tokenizer = load_tokenizer(export)
     data.encoder = SampleEncoder(data.tokenizer, data.template, MediaCache(data.cache_folder / "media", data.reader))
     return model, data

@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from keyekit.cli.command_line import CommandLine, parts_in
@@ -144,6 +146,15 @@ def _without_advertisements(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
 
 
+def _let_keyekit_speak() -> None:
+    """Show what keyekit logs, such as the implementation that ``auto`` took, unless the program has its own way with logs."""
+    for name in ("keyekit", "keyekit_kernels"):
+        log = logging.getLogger(name)
+        if not log.handlers and not logging.getLogger().handlers:
+            log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+
+
 def prepare(arguments: Sequence[str]) -> CommandLine:
     """Split arguments and import the parts that they and the recipes name, so that short names resolve.
 
@@ -153,6 +164,7 @@ def prepare(arguments: Sequence[str]) -> CommandLine:
         PartError: If a part that is named cannot be imported.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    _let_keyekit_speak()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
     command_line = CommandLine.parse(arguments)
     for part in parts_in(command_line):
@@ -172,10 +184,13 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
 
     Raises:
         CommandError: If the arguments or the recipe do not describe a run.
+        SystemExit: With 143 if the process was asked to terminate; Lightning's own exception would pass for success.
     """
     command_line = prepare(arguments)
     try:
         return KeyeCLI(subcommand, command_line)
+    except SIGTERMException as error:
+        raise SystemExit(128 + signal.SIGTERM) from error
     except FileNotFoundError as error:
         place = locate(command_line, error.filename)
         if place:

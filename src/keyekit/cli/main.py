@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from keyekit.cli.errors import CommandError
+from keyekit.data.errors import BadData
 from keyekit.recipes import RecipeError
 from keyekit.registry import PartError, closest
 
@@ -53,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise CommandError(f"there is no command {name!r}{closest(name, COMMANDS)}\n{usage()}")
         module, _, function = COMMANDS[name][0].partition(":")
         return getattr(importlib.import_module(module), function)(rest) or 0
-    except (CommandError, RecipeError, PartError) as error:
+    except (CommandError, RecipeError, PartError, BadData) as error:
         print(f"keyekit {name}: {error}", file=sys.stderr)
+        return 2
+    except FileNotFoundError as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        print(f"keyekit {name}: {error.filename}: {error.strerror}{notes}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

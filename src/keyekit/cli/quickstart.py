@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         vision = run("fit", [str(options.vision_recipe)]).run_folder
     print(f"2/2  language modelling on clips, from {vision / 'export'}", flush=True)
     cli = run("fit", [str(options.recipe), f"--model.init_from={vision / 'export'}", *overrides])
+    summary = json.loads((cli.run_folder / "summary.json").read_text(encoding="utf-8"))
+    share = summary["metrics"].get("train/selected_share")
+    if share is not None:
+        print(f"share of the visible keys that sparse attention selected: {share:.3f}")
     minutes = (time.perf_counter() - started) / 60
     print(f"done in {minutes:.1f} min; the run is in {cli.run_folder}")
     print(f'ask it:      keyekit chat --run {cli.run_folder} --video CLIP.mp4 "How many objects are there?"')

@@ -13,7 +13,7 @@ from keyekit.batch import ContrastiveBatch, Segments, VisionBatch
 from keyekit.data.cache import MediaCache, MediaReader
 from keyekit.data.errors import BadData, ErrorPolicy
 from keyekit.data.loader import StatefulLoader, rank_and_world
-from keyekit.data.module import prepare_media, prepare_tokenizer
+from keyekit.data.module import prepare_media, prepare_tokenizer, trained_folder
 from keyekit.data.processing.patchify import normalise_patches, patchify
 from keyekit.data.sample import Sample
 from keyekit.data.sources import read_jsonl
@@ -139,14 +139,16 @@ class ContrastiveDataModule(lightning.LightningDataModule):
             self.world.build()
         samples = self._samples("train")
         if self.tokenizer_folder is None:
-            prepare_tokenizer(self.cache_folder / "caption_tokenizer", samples, self.vocab_size)
+            prepare_tokenizer(self.cache_folder, samples, self.vocab_size)
         prepare_media(
             MediaCache(self.cache_folder / "media", self.reader), samples + self._samples("heldout"), self.workers
         )
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer."""
-        self.tokenizer = load_tokenizer(self.tokenizer_folder or self.cache_folder / "caption_tokenizer")
+        self.tokenizer = load_tokenizer(
+            self.tokenizer_folder or trained_folder(self.cache_folder, self._samples("train"), self.vocab_size)
+        )
         self.media = MediaCache(self.cache_folder / "media", self.reader)
 
     def train_dataloader(self) -> PairLoader:

@@ -168,9 +168,9 @@ def read_image(path: Path, max_pixels: int = 2**26) -> Frames:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:
                 raise BadData("media_too_large", f"{path}: {image.width}x{image.height} exceeds {max_pixels} pixels")
-            if image.mode == "RGBA":
+            if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
+                image = Image.alpha_composite(white, image.convert("RGBA"))
             return Frames(np.asarray(image.convert("RGB"))[None])
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "media_too_large" if isinstance(error, Image.DecompressionBombError) else "broken_media"

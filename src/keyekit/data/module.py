@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ from keyekit.data.template import ChatTemplate
 from keyekit.data.tokenizer import load_tokenizer, train_tokenizer
 from keyekit.data.world.world import World
 
-__all__ = ["ConversationDataModule", "prepare_media", "prepare_tokenizer"]
+__all__ = ["ConversationDataModule", "prepare_media", "prepare_tokenizer", "trained_folder"]
 
 
 class ConversationDataModule(lightning.LightningDataModule):
@@ -116,13 +118,15 @@ class ConversationDataModule(lightning.LightningDataModule):
         if self.world is not None:
             self.world.build()
         if self.tokenizer_folder is None:
-            prepare_tokenizer(self.cache_folder / "tokenizer", self._samples("train"), self.vocab_size)
+            prepare_tokenizer(self.cache_folder, self._samples("train"), self.vocab_size)
         samples = [*self._samples("train"), *self._samples("heldout")]
         prepare_media(MediaCache(self.cache_folder / "media", self.reader), samples, self.workers)
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer and encode what the stage needs."""
-        self.tokenizer = load_tokenizer(self.tokenizer_folder or self.cache_folder / "tokenizer")
+        self.tokenizer = load_tokenizer(
+            self.tokenizer_folder or trained_folder(self.cache_folder, self._samples("train"), self.vocab_size)
+        )
         self.encoder = SampleEncoder(
             self.tokenizer, self.template, MediaCache(self.cache_folder / "media", self.reader)
         )
@@ -203,19 +207,28 @@ class ConversationDataModule(lightning.LightningDataModule):
         return kept
 
 
-def prepare_tokenizer(folder: Path, samples: Sequence[Sample], vocab_size: int) -> None:
-    """Train a tokenizer on the texts of samples, unless the folder holds one trained on the same texts."""
-    texts = sorted(
-        {item.text for sample in samples for message in sample.messages for item in message.content if item.text}
-    )
-    stamp = folder / "trained_on.json"
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    trained_on = json.dumps({"vocab_size": vocab_size, "texts": len(texts), "sha256": digest})
-    if stamp.exists() and stamp.read_text() == trained_on:
+def trained_folder(cache: Path, samples: Sequence[Sample], vocab_size: int) -> Path:
+    """Where the tokenizer of these samples is: other texts or another size have another one, so that none is overwritten."""
+    digest = hashlib.sha256("\0".join([str(vocab_size), *_texts(samples)]).encode())
+    return cache / f"tokenizer-{digest.hexdigest()[:12]}"
+
+
+def prepare_tokenizer(cache: Path, samples: Sequence[Sample], vocab_size: int) -> None:
+    """Train a tokenizer on the texts of samples, unless there is one trained on the same texts."""
+    folder = trained_folder(cache, samples, vocab_size)
+    if folder.exists():
         return
     numbers = [f"{tenth / 10:.1f}" for tenth in range(100)]  # the times that layouts write between frames
-    train_tokenizer(["system user assistant", *numbers, *texts], folder, vocab_size)
-    stamp.write_text(trained_on)
+    partial = folder.with_suffix(f".{os.getpid()}.partial")
+    train_tokenizer(["system user assistant", *numbers, *_texts(samples)], partial, vocab_size)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was faster with the same result
+        shutil.rmtree(partial)
+
+
+def _texts(samples: Sequence[Sample]) -> list[str]:
+    return sorted({i.text for sample in samples for message in sample.messages for i in message.content if i.text})
 
 
 def prepare_media(cache: MediaCache, samples: Sequence[Sample], workers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def read_jsonl(path: Path | str, policy: ErrorPolicy) -> list[Sample]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(2, "there is no such manifest of samples", str(path))
+        raise FileNotFoundError(errno.ENOENT, "there is no such manifest of samples", str(path))
     samples, broken = [], 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -209,7 +210,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     names = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
     if not any((path / name).is_file() for name in names):
         state = "holds no tokenizer" if path.is_dir() else "is not a folder"
-        raise FileNotFoundError(f"{path} {state}; expected a folder with one of {', '.join(names)}")
+        raise FileNotFoundError(errno.ENOENT, f"{state}; expected a folder with one of {', '.join(names)}", str(folder))
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)

@@ -21,10 +21,15 @@ class VisionLanguageModel(nn.Module):
         vision: Encodes patches.
         projector: Turns patch features into token embeddings.
         decoder: Reads text and vision together.
+
+    Raises:
+        ValueError: If the projector's width is not the decoder's.
     """
 
     def __init__(self, vision: VisionEncoder, projector: Projector, decoder: Decoder) -> None:
         super().__init__()
+        if projector.dim != decoder.dim:
+            raise ValueError(f"the projector gives tokens of width {projector.dim}, the decoder reads {decoder.dim}")
         self.vision = vision
         self.projector = projector
         self.decoder = decoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,8 @@ def _files(folder: Path) -> list[Path]:
         return [folder / shard for shard in sorted(set(shards))]
     single = folder / "model.safetensors"
     if not single.exists():
-        raise FileNotFoundError(
-            f"{folder} holds neither model.safetensors nor model.safetensors.index.json: name an export/ or checkpoint folder"
-        )
+        problem = "no model.safetensors or model.safetensors.index.json, name an export/ or checkpoint folder that has one"
+        raise FileNotFoundError(errno.ENOENT, problem, str(folder))
     return [single]
 
 

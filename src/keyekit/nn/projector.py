@@ -18,11 +18,13 @@ class Projector(nn.Module, ABC):
     """Base of the projector family: turns patch features into decoder embeddings.
 
     Args:
+        dim: Width D of the tokens that it makes.
         merge: Side of the square of patches that becomes one token.
     """
 
-    def __init__(self, merge: int) -> None:
+    def __init__(self, dim: int, merge: int) -> None:
         super().__init__()
+        self.dim = dim
         self.merge = merge
 
     @abstractmethod
@@ -43,7 +45,7 @@ class MergeProjector(Projector):
     def __init__(
         self, vision_dim: int = 1152, dim: int = 4096, merge: int = 2, norm: Literal["before", "after"] = "after"
     ) -> None:
-        super().__init__(merge)
+        super().__init__(dim, merge)
         if norm not in ("before", "after"):
             raise ValueError(f"norm={norm!r}: choose 'before' or 'after' the merge")
         merged = vision_dim * merge**2

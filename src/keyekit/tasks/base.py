@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import lightning
 import torch
-from torch import nn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
 
 from keyekit.models.weights import load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
 from keyekit.optim.schedules import Schedule, WarmupCosine
 
 __all__ = ["Task"]
-
-_log = logging.getLogger(__name__)
 
 
 class Task(lightning.LightningModule):
@@ -51,14 +49,15 @@ class Task(lightning.LightningModule):
         self.groups = tuple(groups)
         self.schedule = schedule or WarmupCosine()
         self.init_from = init_from
+        self._initialised = False
 
     def setup(self, stage: str) -> None:
-        """Load initial weights and freeze; a checkpoint that is resumed overwrites the weights afterwards."""
-        if stage != "fit":
-            return
-        if self.init_from is not None:
-            _log.info("%s: %s", self.init_from, load_weights(self.network, self.init_from))
-        freeze(self.network, self.groups)
+        """Load initial weights, once, and freeze; a checkpoint that is resumed overwrites the weights afterwards."""
+        if self.init_from is not None and not self._initialised:
+            rank_zero_info("%s: %s", self.init_from, load_weights(self.network, self.init_from))
+        self._initialised = True
+        if stage == "fit":
+            freeze(self.network, self.groups)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the parameter groups, with the schedule applied at every step."""
@@ -68,13 +67,14 @@ class Task(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def global_targets(self, num_targets: int) -> float:
-        """Targets of the global batch divided by the number of ranks.
+    def global_targets(self, num_targets: int) -> Tensor | int:
+        """Targets of all ranks' packs of this step, divided by the number of ranks.
 
-        Dividing a rank's summed loss by this makes the average over ranks equal to the mean over all targets.
+        Dividing a rank's summed loss by this makes the average over ranks equal to the mean over all targets. Packs that
+        are accumulated count equally, whatever their targets.
         """
         if self.trainer.world_size == 1:
-            return float(max(num_targets, 1))
+            return max(num_targets, 1)
         total = torch.tensor(float(num_targets), device=self.device)
         torch.distributed.all_reduce(total)
-        return max(total.item() / self.trainer.world_size, 1.0)
+        return total.clamp(min=1.0) / self.trainer.world_size

@@ -27,7 +27,7 @@ __all__ = ["LanguageModeling"]
 class LanguageModeling(Task):
     """Train a vision-language model on answers (Keye-VL 8B sheet 4.1, stages 1 to 3).
 
-    The loss is the mean over all targets of the global batch, plus whatever losses the attention layers report and, with a
+    The loss is the mean over all targets of a step's packs on all ranks, plus whatever losses the attention layers report and, with a
     mixture of experts, the balance loss. Validation and test generate an answer to every prompt.
 
     Args:
@@ -38,7 +38,7 @@ class LanguageModeling(Task):
         betas: AdamW's averaging factors.
         groups: Learning rates, decay and freezing by name pattern; the first match decides.
         schedule: Learning-rate schedule; warm-up and cosine by default.
-        router_balance: Factor on the routers' balance loss.
+        router_balance: Factor on the routers' balance loss; routers that balance themselves (``SigmoidBias``) have none.
         max_new_tokens: Longest generated answer.
         init_from: Folder with weights to start from, such as a contrastive run's ``export``.
     """
@@ -63,6 +63,19 @@ class LanguageModeling(Task):
         self.router_balance = router_balance
         self.max_new_tokens = max_new_tokens
         self._expert_load: list[Tensor] = []
+        self._routers = [module for module in network.modules() if isinstance(module, Router)]  # one per mixture layer
+
+    def setup(self, stage: str) -> None:
+        """Check that the tokenizer fits the model, then see :class:`Task`.
+
+        Raises:
+            ValueError: If the tokenizer knows more tokens than the decoder's embedding has rows.
+        """
+        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        rows = self.network.decoder.vocab_size
+        if tokenizer is not None and len(tokenizer) > rows:
+            raise ValueError(f"the tokenizer knows {len(tokenizer)} tokens, the decoder {rows}: raise decoder.vocab_size")
+        super().setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one pack."""
@@ -76,7 +89,8 @@ class LanguageModeling(Task):
         if output.routing:
             self._remember_load(output)
             balance = balance_loss(output.routing)
-            loss = loss + self.router_balance * balance
+            if all(router.needs_balance_loss for router in self._routers):
+                loss = loss + self.router_balance * balance
             values |= {"train/router_balance": balance.detach(), "train/load_imbalance": load_imbalance(output.routing)}
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
         self.log_dict(values, batch_size=batch.num_targets or 1)
@@ -91,8 +105,7 @@ class LanguageModeling(Task):
     ) -> None:
         """Step, then let the routers follow the load of the global batch."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        routers = [module for module in self.network.modules() if isinstance(module, Router)]
-        for router, counts in zip(routers, self._expert_load, strict=bool(self._expert_load)):
+        for router, counts in zip(self._routers, self._expert_load, strict=bool(self._expert_load)):
             if self.trainer.world_size > 1:
                 torch.distributed.all_reduce(counts)
             router.update(counts)

@@ -60,3 +60,11 @@ def test_unknown_implementation_is_refused_and_auto_says_what_it_took(caplog: py
     with caplog.at_level(logging.INFO):
         assert dsa.resolve_implementation("auto", "cpu") == "torch"
     assert "'torch' reference" in caplog.text
+
+
+def test_autocast_does_not_round_the_selection() -> None:
+    query, key, gate = torch.randn(40, 4, 16), torch.randn(40, 16), torch.randn(40, 4)
+    plain = dsa.index_topk(query, key, gate, [40], [40], 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = dsa.index_topk(query, key, gate, [40], [40], 7)
+    assert torch.equal(cast, plain)

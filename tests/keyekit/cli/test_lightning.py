@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +132,23 @@ def test_a_part_that_cannot_be_imported_is_named(recipe, monkeypatch, capsys):
 def test_command_errors_reach_python_callers(recipe):
     with pytest.raises(CommandError, match="width"):
         run("fit", [str(recipe), "--model.network.widht=3"])
+
+
+def test_a_fit_may_end_with_a_test(recipe):
+    assert "weight" not in run("fit", [str(recipe)]).trainer.callback_metrics
+    assert "weight" in run("fit", [str(recipe), "--run.test=true"]).trainer.callback_metrics
+
+
+def test_a_run_that_is_told_to_terminate_is_no_success(recipe, monkeypatch):
+    import toy_parts
+
+    def step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(toy_parts.ToyTask, "training_step", step)
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", str(recipe)])
+    assert caught.value.code == 143
 
 
 @pytest.mark.slow

@@ -44,3 +44,17 @@ def test_output_may_be_cut_off():
     process.stdout.close()
     _, error = process.communicate(timeout=60)
     assert b"Traceback" not in error
+
+
+def test_a_missing_file_is_a_message_that_names_who_asked_for_it(monkeypatch, tmp_path, capsys):
+    from keyekit.cli import lightning
+
+    def fit(arguments):
+        error = FileNotFoundError(2, "no model.safetensors", "runs/x/export")
+        error.add_note("runs/x/export is named by recipes/y.yaml:3")
+        raise error
+
+    monkeypatch.setattr(lightning, "fit", fit)
+    assert main(["fit", "recipes/y.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert told == "keyekit fit: runs/x/export: no model.safetensors; runs/x/export is named by recipes/y.yaml:3\n"

@@ -1,6 +1,9 @@
 """The whole quickstart, a few steps long, and what it leaves behind."""
 
+import contextlib
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +39,9 @@ def finished(tmp_path_factory) -> Path:
         "--model.network.decoder.attention.indexer_head_dim=32",
         "--model.network.decoder.attention.num_indexer_heads=2",
     ]
-    assert quickstart.main([*options, *swap]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert quickstart.main([*options, *swap]) == 0
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -56,6 +61,14 @@ def test_the_summary_says_what_happened(finished: Path) -> None:
     assert metrics["mean/accuracy"] == pytest.approx(
         sum(metrics[f"{task}/accuracy"] for task in ("attribute", "count", "order")) / 3
     )
+
+
+def test_the_selected_share_is_printed(finished: Path) -> None:
+    printed = (finished / "printed.txt").read_text()
+    share = re.search(r"share of the visible keys that sparse attention selected: (0\.\d+)", printed)
+    assert share is not None
+    assert 0.1 < float(share[1]) < 0.5  # 8 keys of samples of about 60 tokens
+    assert "answers to held-out questions" in printed
 
 
 def test_the_run_folder_is_complete(finished: Path) -> None:

@@ -6,6 +6,7 @@ import zlib
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from keyekit.data.errors import BadData
 from keyekit.data.media import read_image, read_video
@@ -42,6 +43,11 @@ def test_a_container_without_frame_count_is_read_the_same(media, tmp_path) -> No
 def test_images_are_rgb_and_transparency_is_white(media) -> None:
     assert read_image(media / "wide.png").pixels[0, 5, 5].tolist() == [200, 10, 10]
     assert read_image(media / "clear.png").pixels[0, 5, 5].tolist() == [255, 255, 255]
+    clear = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    clear.convert("LA").save(media / "clear_grey.png")
+    clear.convert("P").save(media / "clear_palette.png", transparency=0)
+    for name in ("clear_grey.png", "clear_palette.png"):
+        assert read_image(media / name).pixels[0, 5, 5].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(

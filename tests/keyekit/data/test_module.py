@@ -6,7 +6,7 @@ import pytest
 
 from keyekit.data.cache import MediaReader
 from keyekit.data.contrastive import ContrastiveDataModule
-from keyekit.data.module import ConversationDataModule, prepare_tokenizer
+from keyekit.data.module import ConversationDataModule, prepare_tokenizer, trained_folder
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.tokenizer import load_tokenizer
@@ -114,17 +114,21 @@ def test_weights_repeat_and_draw(world, tmp_path) -> None:
         ConversationDataModule(world=world, train={"count": 0.0})
 
 
-def test_a_tokenizer_is_trained_anew_when_the_texts_change(tmp_path, media) -> None:
+def test_other_texts_or_sizes_have_another_tokenizer_and_none_is_overwritten(tmp_path, media) -> None:
     def samples(text: str) -> list:
         return [parse_sample(record("s", text, "1"), "f:1", media)]
 
-    folder = tmp_path / "tokenizer"
-    prepare_tokenizer(folder, samples("aaaa bbbb aaaa bbbb"), 400)
-    first = (folder / "tokenizer.json").read_bytes()
-    prepare_tokenizer(folder, samples("aaaa bbbb aaaa bbbb"), 400)
-    assert (folder / "tokenizer.json").read_bytes() == first
-    prepare_tokenizer(folder, samples("cccc bbbb cccc bbbb"), 400)  # as many texts, as many characters
-    assert (folder / "tokenizer.json").read_bytes() != first
+    first, other = samples("aaaa bbbb aaaa bbbb"), samples("cccc bbbb cccc bbbb")  # as many texts, as many characters
+    for _ in range(2):
+        prepare_tokenizer(tmp_path, first, 400)
+    before = (trained_folder(tmp_path, first, 400) / "tokenizer.json").read_bytes()
+    prepare_tokenizer(tmp_path, other, 400)
+    prepare_tokenizer(tmp_path, first, 350)
+    folders = {trained_folder(tmp_path, *words) for words in ((first, 400), (other, 400), (first, 350))}
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == folders
+    assert len(folders) == 3
+    assert (trained_folder(tmp_path, first, 400) / "tokenizer.json").read_bytes() == before
+    assert load_tokenizer(trained_folder(tmp_path, other, 400)).encode(" cccc") != []
 
 
 def test_without_training_data_a_tokenizer_has_to_be_given(world) -> None:

@@ -18,6 +18,7 @@ from keyekit.nn.projector import MergeProjector
 from keyekit.nn.rope.positions import VisualSpan, multimodal_positions
 from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.objectives.cross_entropy import CrossEntropy
+from keyekit.testing.tiny import tiny_vision_language_model
 
 ATTENTIONS = {"dense": Dense, "dsa": partial(DSA, topk=5, num_indexer_heads=2, indexer_head_dim=16)}
 FEED_FORWARDS = {
@@ -155,3 +156,9 @@ def test_replaying_the_selections_reproduces_the_output() -> None:
     torch.testing.assert_close(model(batch, selections=first.selections).hidden, first.hidden)
     changed = [replace(s, experts=(s.experts + 1) % 4) for s in first.selections]
     assert not torch.allclose(model(batch, selections=changed).hidden, first.hidden)
+
+
+def test_a_projector_of_another_width_is_refused() -> None:
+    model = tiny_vision_language_model()
+    with pytest.raises(ValueError, match="width 48, the decoder reads 32"):
+        VisionLanguageModel(model.vision, MergeProjector(32, 48), model.decoder)

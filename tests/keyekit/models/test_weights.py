@@ -76,7 +76,7 @@ def test_shards_with_an_index_are_read(tmp_path) -> None:
 
 
 def test_wrong_folders_and_shapes_are_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         load_weights(network(0), tmp_path)
     save_weights(nn.Linear(2, 2), tmp_path)
     with pytest.raises(ValueError, match="no tensor in"):

@@ -79,3 +79,18 @@ def test_the_loss_is_the_mean_over_the_targets_of_all_ranks() -> None:
     expected = _gradient(0, 1)
     for gradient in run_distributed(_ranked, 2):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_test_starts_from_the_initial_weights_and_a_second_stage_keeps_what_was_trained(tmp_path) -> None:
+    source = tiny_vision_language_model()
+    save_weights(source, tmp_path)
+    torch.manual_seed(9)
+    task = LanguageModeling(tiny_vision_language_model(), init_from=str(tmp_path))
+    task._trainer = type("T", (), {"datamodule": None})()
+    task.setup("test")
+    weight = task.network.decoder.lm_head.weight
+    assert torch.equal(weight, source.decoder.lm_head.weight)
+    with torch.no_grad():
+        weight += 1
+    task.setup("fit")
+    assert torch.equal(weight, source.decoder.lm_head.weight + 1)

@@ -114,3 +114,20 @@ def test_balance_and_indexer_losses_are_part_of_the_loss() -> None:
     loss.backward()
     gate = task.network.decoder.layers[0].mlp.gate.weight
     assert gate.grad.abs().sum() > 0
+
+
+def test_a_router_that_balances_itself_gets_no_balance_loss() -> None:
+    logged: dict[str, torch.Tensor] = {}
+    mixture = partial(MIXTURE, router=SigmoidBias)
+    task = LanguageModeling(tiny_vision_language_model(feed_forward=mixture), router_balance=0.5)
+    task._trainer = type("T", (), {"world_size": 1})()
+    task.log = lambda name, value, **_: logged.update({name: value})
+    task.log_dict = lambda values, **_: logged.update(values)
+    torch.testing.assert_close(task.training_step(tiny_batch(), 0).detach(), logged["train/prediction_loss"])
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
+    task = LanguageModeling(tiny_vision_language_model())
+    task._trainer = type("T", (), {"datamodule": type("D", (), {"tokenizer": range(1000)})()})()
+    with pytest.raises(ValueError, match="1000 tokens, the decoder 64"):
+        task.setup("fit")

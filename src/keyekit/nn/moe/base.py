@@ -72,6 +72,9 @@ class Router(nn.Module, ABC):
         spec: Sizes.
     """
 
+    needs_balance_loss = True
+    """Whether training should add a balance loss; ``False`` for a router that balances itself."""
+
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__()
         self.spec = spec

@@ -44,8 +44,9 @@ class MixtureOfExperts(FeedForward):
         """Transform ``hidden [T, D]``; see :class:`FeedForward`."""
         routing = self.gate(hidden, num_tokens, selection)
         num_active = routing.experts.shape[1]
-        order = routing.experts.flatten().argsort(stable=True)  # visits sorted by expert, tokens in order within each
-        counts = torch.bincount(routing.experts.flatten(), minlength=self.experts.num_experts)
+        visits = routing.experts.flatten()
+        order = visits.argsort(stable=True)  # visits sorted by expert, tokens in order within each
+        counts = visits.new_zeros(self.experts.num_experts).scatter_add_(0, visits, torch.ones_like(visits))
         visited = self.experts(hidden[order // num_active], counts)
         weighted = visited * routing.weights.flatten()[order, None].to(visited.dtype)
         return FeedForwardOutput(

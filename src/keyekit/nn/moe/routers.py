@@ -26,7 +26,7 @@ class SoftmaxTopK(Router):
 
     def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> Routing:
         """Route ``hidden [T, D]``; see :class:`Router`."""
-        probabilities = functional.linear(hidden.float(), self.weight.float()).softmax(dim=-1)
+        probabilities = _logits(hidden, self.weight).softmax(dim=-1)
         experts = (
             probabilities.topk(self.spec.active_experts, dim=-1).indices if selection is None else selection.long()
         )
@@ -50,6 +50,7 @@ class SigmoidBias(Router):
     """
 
     bias: Tensor
+    needs_balance_loss = False
 
     def __init__(self, spec: RouterSpec, bias_rate: float = 1e-3) -> None:
         super().__init__(spec)
@@ -59,7 +60,7 @@ class SigmoidBias(Router):
 
     def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> Routing:
         """Route ``hidden [T, D]``; see :class:`Router`."""
-        scores = functional.linear(hidden.float(), self.weight.float()).sigmoid()
+        scores = _logits(hidden, self.weight).sigmoid()
         chosen = (scores + self.bias).topk(self.spec.active_experts, dim=-1).indices
         experts = chosen if selection is None else selection.long()
         weights = scores.gather(1, experts)
@@ -71,6 +72,12 @@ class SigmoidBias(Router):
     def update(self, counts: Tensor) -> None:
         """Move the bias against the load ``counts [E]``."""
         self.bias += self.bias_rate * torch.sign(counts.mean() - counts)
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """``[T, E]`` of ``hidden [T, D]`` in float32, also under autocast: rounded logits send tokens to other experts."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return functional.linear(hidden.float(), weight.float())
 
 
 def _statistics(probabilities: Tensor, experts: Tensor, num_tokens: int | None) -> RouterStatistics:

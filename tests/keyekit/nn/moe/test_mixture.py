@@ -126,3 +126,14 @@ def test_grouped_product_equals_its_definition_with_gradients(counts: list[int])
     other = torch.autograd.grad((theirs * weight).sum(), (rows, matrices))
     for a, b in zip(mine, other, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("router", [SoftmaxTopK, SigmoidBias])
+def test_autocast_does_not_round_the_routing(router) -> None:
+    gate = router(RouterSpec(dim=32, num_experts=16, active_experts=2))
+    hidden = torch.randn(200, 32)
+    plain = gate(hidden)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = gate(hidden)
+    assert torch.equal(cast.experts, plain.experts)
+    assert torch.equal(cast.weights, plain.weights)

@@ -72,7 +72,7 @@ def attribute_many(draw: Draw, stage: Stage) -> Item:
 def captions(draw: Draw, stage: Stage) -> Item:
     """An image of one object with its caption; every look is equally frequent."""
     color, shape = draw.deck("look", _LOOKS)
-    objects = stage.place(draw, [(color, shape)], diameter=(0.34, 0.6))
+    objects = stage.place(draw, [(color, shape)], diameter=(0.22, 0.58))  # from the smallest of any task to the largest
     question = Question(
         text="Describe the image.",
         answer=f"{'an' if color == 'orange' else 'a'} {color} {shape}",

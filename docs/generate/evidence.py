@@ -1,0 +1,195 @@
+"""Runs the experiments behind docs/evidence/ and writes their tables. ``make evidence``; ``ONLY="quickstart-dsa"`` for some.
+
+Every experiment is a command that a user could type. Its figures are read from the ``summary.json`` that the run wrote and
+kept in docs/evidence/results.json with commit, command and seconds, so that one experiment can be repeated without the
+others; the pages are drawn from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "docs" / "evidence"
+RESULTS = FOLDER / "results.json"
+RUNS = "runs/evidence"
+MIXTURE_OF_EXPERTS = [
+    "--model.network.decoder.feed_forward=MixtureOfExperts",
+    "--model.network.decoder.feed_forward.num_experts=8",
+    "--model.network.decoder.feed_forward.active_experts=2",
+    "--model.network.decoder.feed_forward.expert_dim=128",
+]
+DSA = [
+    "--model.network.decoder.attention=DSA",
+    "--model.network.decoder.attention.topk=12",
+    "--model.network.decoder.attention.num_indexer_heads=4",
+    "--model.network.decoder.attention.indexer_head_dim=32",
+]
+WARM_START = "runs/quickstart-vision/1"
+"""The warm start in the commands that are shown; what runs starts from that of the experiment ``quickstart``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One row of a table.
+
+    Args:
+        name: Unique name; also the name of the run.
+        page: Page of docs/evidence/ without its ending.
+        command: Words after ``keyekit``.
+        alone: Whether its time is a claim, so that it gets both cores; others share them, one thread each.
+    """
+
+    name: str
+    page: str
+    command: list[str]
+    alone: bool = False
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
+        return ROOT / RUNS / self.name / "1"
+
+
+def _quickstart(name: str, *options: str, alone: bool = False) -> Experiment:
+    warm = [] if alone else ["--vision-run", WARM_START]
+    return Experiment(name=name, page="quickstart", command=["quickstart", *warm, *options], alone=alone)
+
+
+def _tiny(task: str, *options: str) -> Experiment:
+    return Experiment(name=f"tiny-{task}", page="tiny", command=["fit", f"recipes/tiny/{task}.yaml", *options])
+
+
+EXPERIMENTS = (
+    _quickstart("quickstart", alone=True),
+    _quickstart("quickstart-again", alone=True),
+    _quickstart("quickstart-dsa", *DSA),
+    _quickstart("quickstart-moe", *MIXTURE_OF_EXPERTS),
+    _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
+    _tiny("arithmetic"),
+    _tiny("attribute_many", f"--model.init_from={WARM_START}/export"),
+    _tiny("temporal", f"--model.init_from={WARM_START}/export"),
+    _tiny("box", f"--model.init_from={WARM_START}/export"),
+    _tiny("digits"),
+)
+
+
+def perform(experiment: Experiment) -> dict[str, Any]:
+    """Run one experiment in a process of its own and return what it left behind."""
+    words = [*experiment.command, f"--run.folder={experiment.run.relative_to(ROOT)}"]
+    if WARM_START in " ".join(words):
+        warm_start = _warm_start()
+        words = [word.replace(WARM_START, warm_start) for word in words]
+    environment = dict(os.environ) if experiment.alone else dict(os.environ, OMP_NUM_THREADS="1")
+    print(f"keyekit {' '.join(words)}", flush=True)
+    log = ROOT / RUNS / f"{experiment.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with log.open("w") as output:
+        subprocess.run(
+            [sys.executable, "-m", "keyekit.cli.main", *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            check=True,
+        )
+    seconds = time.perf_counter() - start
+    summary = json.loads((experiment.run / "summary.json").read_text())
+    print(f"{experiment.name}: {seconds:.0f} s, mean {summary['metrics'].get('mean/accuracy')}", flush=True)
+    return {"command": "keyekit " + " ".join(experiment.command), "seconds": round(seconds, 1), "summary": summary}
+
+
+def _warm_start() -> str:
+    """Folder of the contrastive run that the experiment ``quickstart`` made."""
+    config = ROOT / RUNS / "quickstart" / "1" / "config.yaml"
+    if not config.exists():
+        raise SystemExit("the other experiments start from the warm start of the experiment quickstart: run that first")
+    return str(Path(yaml.safe_load(config.read_text())["model"]["init_args"]["init_from"]).parent)
+
+
+def write_pages(results: dict[str, Any]) -> None:
+    """Draw every page from the results."""
+    titles = {
+        "quickstart": ("The quickstart", "how well the quickstart's models answer, and that looking is why"),
+        "tiny": ("The tiny recipes", "what each recipe under `recipes/tiny/` learns in a few minutes"),
+    }
+    for page, (title, promise) in titles.items():
+        chosen = {e.name: results[e.name] for e in EXPERIMENTS if e.page == page and e.name in results}
+        lines = [f"# {title}", "", f"After this page you know {promise}. `make evidence` repeats it.", ""]
+        for name, result in chosen.items():
+            lines += _section(name, result)
+        (FOLDER / f"{page}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _section(name: str, result: dict[str, Any]) -> list[str]:
+    summary, metrics = result["summary"], result["summary"]["metrics"]
+    git = summary["git"] or {"commit": "unknown", "dirty": False}
+    device = summary["device"]
+    share = metrics.get("train/selected_share")
+    facts = [
+        f"commit `{git['commit'][:12]}`" + (" with local changes" if git["dirty"] else ""),
+        f"torch {summary['versions']['torch']}, Python {summary['versions']['python']}",
+        f"{device['name']}, {device['threads']} threads",
+        f"seed {result.get('seed', 0)}",
+        f"{summary['parameters']:,} parameters, {summary['steps']} steps",
+        f"{result['seconds']:.0f} s in all (fit {summary['fit_seconds']:.0f} s, test {summary['test_seconds']:.0f} s)",
+        f"final loss {summary['final_loss']!r}",
+    ]
+    if share is not None:
+        facts.append(f"selected share of visible keys {share:.3f}")
+    rows = ["| task | metric | questions | score | chance | blank frames | another clip's frames |"]
+    rows.append("| --- | --- | --- | --- | --- | --- | --- |")
+    tasks = sorted(key.removesuffix("/questions") for key in metrics if key.endswith("/questions"))
+    for task in tasks:
+        metric = "mean_iou" if f"{task}/mean_iou" in metrics else "accuracy"
+        cells = (metrics[f"{task}/{prefix}{metric}"] for prefix in ("", "blind_", "swapped_"))
+        score, blank, swapped = (f"{cell:.3f}" for cell in cells)
+        chance = f"{metrics[f'{task}/chance']:.3f}"
+        rows.append(f"| {task} | {metric} | {metrics[f'{task}/questions']:.0f} | {score} | {chance} | {blank} | {swapped} |")
+    if "mean/accuracy" in metrics and len(tasks) > 1:
+        means = (f"{metrics[f'mean/{prefix}accuracy']:.3f}" for prefix in ("", "blind_", "swapped_"))
+        score, blank, swapped = means
+        rows.append(f"| mean of the tasks with a bar | accuracy | | {score} | | {blank} | {swapped} |")
+    command = f"```console\n$ {result['command']}\n```"
+    return [f"## {name}", "", command, "", *rows, "", "; ".join(facts) + ".", ""]
+
+
+def main() -> None:
+    """Run what was asked for and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"experiments to run, all by default: {', '.join(e.name for e in EXPERIMENTS)}")
+    parser.add_argument("--pages-only", action="store_true", help="draw the pages from the results that are there")
+    options = parser.parse_args()
+    unknown = set(options.names) - {e.name for e in EXPERIMENTS}
+    if unknown:
+        parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
+    FOLDER.mkdir(exist_ok=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    wanted = [] if options.pages_only else [e for e in EXPERIMENTS if not options.names or e.name in options.names]
+
+    def keep(experiment: Experiment) -> None:
+        results[experiment.name] = perform(experiment)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    for experiment in wanted:
+        if experiment.alone:
+            keep(experiment)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(keep, (experiment for experiment in wanted if not experiment.alone)))
+    write_pages(results)
+
+
+if __name__ == "__main__":
+    main()
