@@ -157,7 +157,9 @@ def _section(name: str, result: dict[str, Any]) -> list[str]:
         cells = (metrics[f"{task}/{prefix}{metric}"] for prefix in ("", "blind_", "swapped_"))
         score, blank, swapped = (f"{cell:.3f}" for cell in cells)
         chance = f"{metrics[f'{task}/chance']:.3f}"
-        rows.append(f"| {task} | {metric} | {metrics[f'{task}/questions']:.0f} | {score} | {chance} | {blank} | {swapped} |")
+        rows.append(
+            f"| {task} | {metric} | {metrics[f'{task}/questions']:.0f} | {score} | {chance} | {blank} | {swapped} |"
+        )
     if "mean/accuracy" in metrics and len(tasks) > 1:
         means = (f"{metrics[f'mean/{prefix}accuracy']:.3f}" for prefix in ("", "blind_", "swapped_"))
         score, blank, swapped = means
@@ -169,7 +171,9 @@ def _section(name: str, result: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run what was asked for and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"experiments to run, all by default: {', '.join(e.name for e in EXPERIMENTS)}")
+    parser.add_argument(
+        "names", nargs="*", help=f"experiments to run, all by default: {', '.join(e.name for e in EXPERIMENTS)}"
+    )
     parser.add_argument("--pages-only", action="store_true", help="draw the pages from the results that are there")
     options = parser.parse_args()
     unknown = set(options.names) - {e.name for e in EXPERIMENTS}

@@ -48,7 +48,11 @@ def test_every_tiny_recipe_learns_in_a_few_steps(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(KeyeCLI, "before_fit", lambda cli: cli.trainer.callbacks.append(losses), raising=False)
     counts = yaml.safe_load(expand_recipe([str(recipe)]))["data"]["init_args"]["world"]["init_args"]
     few = {split: dict.fromkeys(counts[split], 24) for split in ("train", "heldout")}
-    options = [f"--data.world.root={tmp_path / 'world'}", f"--data.cache={tmp_path / 'cache'}", "--data.world.workers=1"]
+    options = [
+        f"--data.world.root={tmp_path / 'world'}",
+        f"--data.cache={tmp_path / 'cache'}",
+        "--data.world.workers=1",
+    ]
     options += [f"--data.world.{split}={json.dumps(tasks)}" for split, tasks in few.items()]
     options += ["--data.pack_tokens=512", "--data.evaluation_tokens=1024", "--model.init_from=null"]
     options += ["--trainer.max_steps=30", "--trainer.accelerator=cpu", "--model.schedule.warmup_steps=5"]

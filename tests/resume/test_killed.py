@@ -111,7 +111,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert 8 <= len(done) < STEPS, "the process was to be killed in the middle"
     assert done == expected[: len(done)]
 
-    again = start(recipe, tmp_path / "second.txt", f"--run.folder={folder}", f"--ckpt_path={folder}/checkpoints/last.ckpt")
+    again = start(
+        recipe, tmp_path / "second.txt", f"--run.folder={folder}", f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    )
     assert again.wait(timeout=90) == 0, again.stderr.read() if again.stderr else ""
     rest = read(tmp_path / "second.txt")
     assert 0 < len(rest) < STEPS, "it begins at the last checkpoint"

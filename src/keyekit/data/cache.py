@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ __all__ = ["MediaCache", "MediaReader", "MediaShape"]
 _WORTH_PROCESSES = 64
 """Fewest media for which processes are started."""
 
-_VERSION = 2  # part of every key: counts up when the same file and settings give other pictures or times
+_VERSION = 3  # part of every key: counts up when the same file and settings give other pictures or times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class MediaReader:
         assert item.path is not None
         try:
             status = item.path.stat()
-            identity: list[Any] = [str(item.path.resolve()), status.st_size, status.st_mtime_ns]
+            identity: list[Any] = [os.path.abspath(item.path), status.st_size, status.st_mtime_ns]
         except (OSError, ValueError):  # ValueError: a name that no file can have
             identity = [str(item.path), "missing"]
         sampler = self.frame_sampler or UniformFps()
@@ -145,9 +145,10 @@ class MediaCache:
         Raises:
             BadData: If it cannot be read.
         """
-        with self._open(item, key or self.reader.key(item)) as file:
-            head, pixels = np.load(file), np.load(file)
-        return Frames(pixels, tuple(head[4:].tolist()), float(head[0]))
+        raw = np.fromfile(self._stored(item, key or self.reader.key(item)), dtype=np.uint8)
+        shape, start = _read_head(raw)
+        pixels = raw[start:].reshape(shape.frames, shape.height, shape.width, 3)
+        return Frames(pixels, shape.timestamps, shape.fps)
 
     def describe(self, item: ContentItem, key: str) -> MediaShape:
         """Size and times of a medium without its pixels, decoding it first if it is not there.
@@ -155,10 +156,9 @@ class MediaCache:
         Raises:
             BadData: If it cannot be read.
         """
-        with self._open(item, key) as file:
-            head = np.load(file)
-        frames, height, width = head[1:4].astype(int).tolist()
-        return MediaShape(frames, height, width, tuple(head[4:].tolist()), float(head[0]))
+        path = self._stored(item, key)
+        numbers = int(np.fromfile(path, dtype=np.float64, count=1)[0])
+        return _read_head(np.fromfile(path, dtype=np.uint8, count=8 * (1 + numbers)))[0]
 
     def prepare(
         self, items: Sequence[ContentItem], workers: int = 2, progress: Callable[[int, int], None] | None = None
@@ -195,28 +195,42 @@ class MediaCache:
 
     def _is_stored(self, key: str) -> bool:
         try:
-            return (self.folder / f"{key}.npy").stat().st_size > 0
+            return (self.folder / f"{key}.frames").stat().st_size > 0
         except FileNotFoundError:
             return False
 
-    def _open(self, item: ContentItem, key: str) -> BinaryIO:
+    def _stored(self, item: ContentItem, key: str) -> Path:
         """The stored file of a medium, decoding it first if it is not there."""
-        path = self.folder / f"{key}.npy"
+        path = self.folder / f"{key}.frames"
         if not self._is_stored(key):
             if path.with_suffix(".deadly").exists():
                 raise _deadly(item)
             self._store(path, self.reader.read(item))
-        return path.open("rb")
+        return path
 
     def _store(self, path: Path, frames: Frames) -> None:
         partial_path = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with partial_path.open("wb") as file:
-                np.save(file, np.array([frames.fps, *frames.pixels.shape[:3], *frames.timestamps], dtype=np.float64))
-                np.save(file, frames.pixels)
+                head = np.array([frames.fps, *frames.pixels.shape[:3], *frames.timestamps], dtype=np.float64)
+                np.array([len(head)], dtype=np.float64).tofile(file)
+                head.tofile(file)
+                np.ascontiguousarray(frames.pixels).tofile(file)
             partial_path.replace(path)
         finally:
             partial_path.unlink(missing_ok=True)
+
+
+def _read_head(raw: np.ndarray) -> tuple[MediaShape, int]:
+    """Size and times at the beginning of a stored file, and where its pixels begin.
+
+    A file is numbers of eight bytes (how many follow; rate, frames, height, width; seconds of every frame), then pixels.
+    NumPy's own format would cost more time than the pixels of a small clip.
+    """
+    numbers = int(raw[:8].view(np.float64)[0])
+    head = raw[8 : 8 * (1 + numbers)].view(np.float64)
+    frames, height, width = head[1:4].astype(int).tolist()
+    return MediaShape(frames, height, width, tuple(head[4:].tolist()), float(head[0])), 8 * (1 + numbers)
 
 
 def _deadly(item: ContentItem) -> BadData:
@@ -226,7 +240,7 @@ def _deadly(item: ContentItem) -> BadData:
 def _decode_one(cache: MediaCache, wanted: tuple[str, ContentItem]) -> BadData | None:
     key, item = wanted
     try:
-        cache._store(cache.folder / f"{key}.npy", cache.reader.read(item))
+        cache._store(cache.folder / f"{key}.frames", cache.reader.read(item))
     except BadData as error:
         return error
     return None

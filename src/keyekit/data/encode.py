@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,9 @@ class EncodedSample:
         )
 
 
+_positions = lru_cache(maxsize=4096)(multimodal_positions)  # many samples are laid out alike; nobody writes into them
+
+
 class SampleEncoder:
     """Turns samples into tokens and knows where their pictures are.
 
@@ -107,7 +111,7 @@ class SampleEncoder:
         return EncodedSample(
             tokens=tokens,
             labels=torch.where(learnt, following, IGNORED_LABEL),
-            positions=multimodal_positions(len(rendered.tokens), rendered.spans),
+            positions=_positions(len(rendered.tokens), tuple(rendered.spans)),
             spans=tuple(rendered.spans),
             sample=sample,
             keys=tuple(keys),

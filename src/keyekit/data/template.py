@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 from keyekit.data.errors import BadData
@@ -110,6 +111,7 @@ class ChatTemplate:
     def __init__(self, video_layout: VideoLayout | None = None, system: str | None = None) -> None:
         self.video_layout = video_layout or TimestampedFrames()
         self.system = system
+        self._encoder: _Encoder | None = None
 
     def render(
         self, sample: Sample, grids: Sequence[MediaGrid], tokenizer: Any, with_answer: bool = True
@@ -135,7 +137,9 @@ class ChatTemplate:
             )
         if not messages:
             raise BadData("no_answer", f"{sample.id}: the conversation holds no user turn")
-        writer = _Writer(tokenizer)
+        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
+            self._encoder = _Encoder(tokenizer)
+        writer = _Writer(self._encoder)
         if self.system is not None and messages[0].role != "system":
             writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
         remaining = list(grids)
@@ -168,11 +172,20 @@ class ChatTemplate:
             writer.text("<|vision_end|>")
 
 
+class _Encoder:
+    """Token ids of texts, of which conversations repeat many (turns, wordings, times)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.text = lru_cache(maxsize=16384)(partial(tokenizer.encode, add_special_tokens=False))
+        self.token = lru_cache(maxsize=None)(tokenizer.convert_tokens_to_ids)
+
+
 class _Writer:
     """Collects text until its role changes, so that a tokenizer sees whole stretches."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: _Encoder) -> None:
+        self._encoder = encoder
         self._pending, self._pending_learnt = "", False
         self._tokens: list[int] = []
         self._learnt: list[bool] = []
@@ -190,7 +203,7 @@ class _Writer:
         self._spans.append(
             VisualSpan(start=start, rows=run.rows, columns=run.columns, frames=run.frames, time_steps=run.time_steps)
         )
-        self._tokens += [self._tokenizer.convert_tokens_to_ids(placeholder)] * run.length
+        self._tokens += [self._encoder.token(placeholder)] * run.length
         self._learnt += [False] * run.length
 
     def finish(self) -> RenderedSample:
@@ -199,7 +212,7 @@ class _Writer:
 
     def _flush(self) -> None:
         if self._pending:
-            new = self._tokenizer.encode(self._pending, add_special_tokens=False)
+            new = self._encoder.text(self._pending)
             self._tokens += new
             self._learnt += [self._pending_learnt] * len(new)
             self._pending = ""

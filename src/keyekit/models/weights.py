@@ -129,7 +129,9 @@ def _files(folder: Path) -> list[Path]:
         return [folder / shard for shard in sorted(set(shards))]
     single = folder / "model.safetensors"
     if not single.exists():
-        problem = "no model.safetensors or model.safetensors.index.json, name an export/ or checkpoint folder that has one"
+        problem = (
+            "no model.safetensors or model.safetensors.index.json, name an export/ or checkpoint folder that has one"
+        )
         raise FileNotFoundError(errno.ENOENT, problem, str(folder))
     return [single]
 

@@ -27,8 +27,8 @@ __all__ = ["LanguageModeling"]
 class LanguageModeling(Task):
     """Train a vision-language model on answers (Keye-VL 8B sheet 4.1, stages 1 to 3).
 
-    The loss is the mean over all targets of a step's packs on all ranks, plus whatever losses the attention layers report and, with a
-    mixture of experts, the balance loss. Validation and test generate an answer to every prompt.
+    The loss is the mean over all targets of a step's packs on all ranks, plus whatever losses the attention layers report and,
+    with a mixture of experts, the balance loss. Validation and test generate an answer to every prompt.
 
     Args:
         network: The model to train.
@@ -74,7 +74,9 @@ class LanguageModeling(Task):
         tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         rows = self.network.decoder.vocab_size
         if tokenizer is not None and len(tokenizer) > rows:
-            raise ValueError(f"the tokenizer knows {len(tokenizer)} tokens, the decoder {rows}: raise decoder.vocab_size")
+            raise ValueError(
+                f"the tokenizer knows {len(tokenizer)} tokens, the decoder {rows}: raise decoder.vocab_size"
+            )
         super().setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

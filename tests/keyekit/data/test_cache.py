@@ -51,7 +51,7 @@ def test_prepare_decodes_in_processes_and_reports_what_is_broken(media, tmp_path
     assert steps[-1] == (75, 75)
     assert {error.reason for error in failures.values()} == {"broken_media", "missing_media"}
     assert len(failures) == 30
-    assert len(list(tmp_path.glob("*.npy"))) == 45
+    assert len(list(tmp_path.glob("*.frames"))) == 45
     assert not list(tmp_path.glob("*.partial"))
     alone = MediaCache(tmp_path / "alone", READER)
     np.testing.assert_array_equal(store.load(items[0]).pixels, alone.load(items[0]).pixels)
@@ -76,7 +76,7 @@ def test_a_file_that_kills_its_process_is_reported_and_not_tried_again(media, tm
     (key,) = failures
     assert key == store.reader.key(items[5])
     assert (failures[key].reason, "kills the process" in str(failures[key])) == ("broken_media", True)
-    assert len(list(tmp_path.glob("*.npy"))) == len(items) - 1
+    assert len(list(tmp_path.glob("*.frames"))) == len(items) - 1
     with pytest.raises(BadData, match="kills the process"):
         store.load(items[5])
 
@@ -97,7 +97,7 @@ class Deadly(UniformFps):
 def test_an_empty_file_in_the_cache_is_replaced(media, tmp_path) -> None:
     store = MediaCache(tmp_path, READER)
     first = store.load(clip(media))
-    (stored,) = tmp_path.glob("*.npy")
+    (stored,) = tmp_path.glob("*.frames")
     stored.write_bytes(b"")
     np.testing.assert_array_equal(store.load(clip(media)).pixels, first.pixels)
     stored.write_bytes(b"")
