@@ -41,21 +41,23 @@ def main(arguments: Sequence[str]) -> int:
     )
     options, overrides = parser.parse_known_args(arguments)
 
+    started = time.perf_counter()
+    from keyekit.callbacks.summary import update_summary
     from keyekit.cli.lightning import run
 
-    started = time.perf_counter()
     vision = options.vision_run
     if vision is None:
         print("1/2  contrastive warm start of the vision tower", flush=True)
         vision = run("fit", [str(options.vision_recipe)]).run_folder
     print(f"2/2  language modelling on clips, from {vision / 'export'}", flush=True)
     cli = run("fit", [str(options.recipe), f"--model.init_from={vision / 'export'}", *overrides])
+    seconds = time.perf_counter() - started
+    update_summary(cli.run_folder, {"quickstart_seconds": round(seconds, 1)})
     summary = json.loads((cli.run_folder / "summary.json").read_text(encoding="utf-8"))
     share = summary["metrics"].get("train/selected_share")
     if share is not None:
         print(f"share of the visible keys that sparse attention selected: {share:.3f}")
-    minutes = (time.perf_counter() - started) / 60
-    print(f"done in {minutes:.1f} min; the run is in {cli.run_folder}")
+    print(f"done in {seconds / 60:.1f} min; the run is in {cli.run_folder}")
     print(f'ask it:      keyekit chat --run {cli.run_folder} --video CLIP.mp4 "How many objects are there?"')
     print(f"look at it:  tensorboard --logdir {cli.run_folder}")
     return 0
