@@ -21,5 +21,4 @@ MODULES = sorted(
 def test_examples(name: str) -> None:
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"torch": importlib.import_module("torch")})
-    assert result.attempted
     assert not result.failed

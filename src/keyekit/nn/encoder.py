@@ -13,7 +13,7 @@ __all__ = ["EncoderBlock"]
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier weights and zero biases, as SigLIP's towers begin; PyTorch's smaller default learns markedly slower."""
+    """Xavier weights and zero biases, as SigLIP's towers begin."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

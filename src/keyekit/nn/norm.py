@@ -17,7 +17,7 @@ class RMSNorm(nn.Module):
         eps: Added to the mean square.
 
     Example:
-        >>> RMSNorm(4)(torch.full((1, 4), 3.0)).tolist()
+        >>> RMSNorm(4)(torch.full((1, 4), 3.0)).round(decimals=3).tolist()
         [[1.0, 1.0, 1.0, 1.0]]
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -27,38 +28,40 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
         The results by rank.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: If the function raises in any process; the message has its traceback.
+        RuntimeError: If the function raises in any process; the message has the traceback of the first one that did.
+        torch.multiprocessing.ProcessExitedException: If a process dies.
     """
     context = mp.get_context("spawn")
-    results = context.SimpleQueue()
+    outcomes = context.SimpleQueue()
     spawned = mp.spawn(
-        _work, (world_size, _free_port(), backend, function, arguments, results), nprocs=world_size, join=False
+        _work, (world_size, _free_port(), backend, function, arguments, outcomes), nprocs=world_size, join=False
     )
     assert spawned is not None
-    collected: dict[int, Any] = {}
-    while len(collected) < world_size:
-        while not results.empty():
-            rank, result = results.get()
-            collected[rank] = result
-        if spawned.join(timeout=0.1):
-            while not results.empty():
-                rank, result = results.get()
-                collected[rank] = result
-            break
-    while not spawned.join(timeout=1.0):
-        continue
-    return [collected[rank] for rank in range(world_size)]
+    results: dict[int, Any] = {}
+    running = True
+    while running or not outcomes.empty():
+        running = running and not spawned.join(timeout=0.1)
+        while not outcomes.empty():
+            rank, result, problem = outcomes.get()
+            if problem:  # the first to report is the cause; the others fail because it is gone
+                for process in spawned.processes:
+                    process.terminate()
+                raise RuntimeError(f"rank {rank} of {world_size}:\n{problem}")
+            results[rank] = result
+    return [results[rank] for rank in range(world_size)]
 
 
 def _work(
-    rank: int, world_size: int, port: int, backend: str, function: Callable[..., Any], arguments: tuple, results: Any
+    rank: int, world_size: int, port: int, backend: str, function: Callable[..., Any], arguments: tuple, outcomes: Any
 ) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
     dist.init_process_group(backend, rank=rank, world_size=world_size)
     try:
-        results.put((rank, function(rank, world_size, *arguments)))
+        outcomes.put((rank, function(rank, world_size, *arguments), ""))
         dist.barrier()
+    except Exception:
+        outcomes.put((rank, None, traceback.format_exc()))
     finally:
         dist.destroy_process_group()
 

@@ -15,8 +15,8 @@ def test_cosine_rises_to_one_and_falls_to_the_floor() -> None:
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.55)
     assert factors[100] == pytest.approx(0.1)
-    assert all(a <= b for a, b in itertools.pairwise(factors))
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert all(a <= b for a, b in itertools.pairwise(factors[:11]))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert schedule.factor(1000, 100) == pytest.approx(0.1)
 
 

@@ -25,7 +25,7 @@ def test_held_out_pairs_are_matched_after_training(tmp_path) -> None:
     )
     task = ContrastivePretraining(network, learning_rate=3e-3, schedule=WarmupCosine(5))
     trainer = lightning.Trainer(
-        max_steps=80,
+        max_steps=200,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,

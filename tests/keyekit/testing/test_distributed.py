@@ -23,5 +23,5 @@ def test_processes_communicate_and_results_come_by_rank():
 
 
 def test_an_error_in_one_process_is_raised():
-    with pytest.raises(Exception, match="rank one has a problem"):
+    with pytest.raises(RuntimeError, match=r"rank 1 of 2:[\s\S]*rank one has a problem"):
         run_distributed(fail_on_one, 2)
