@@ -75,12 +75,12 @@ EXPERIMENTS = (
     _quickstart("quickstart-again", alone=True),
     _quickstart("quickstart-dsa", *DSA),
     _quickstart("quickstart-moe", *MIXTURE_OF_EXPERTS),
-    _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
-    _tiny("arithmetic"),
-    _tiny("attribute_many", f"--model.init_from={WARM_START}/export"),
     _tiny("temporal", f"--model.init_from={WARM_START}/export"),
     _tiny("box", f"--model.init_from={WARM_START}/export"),
+    _tiny("attribute_many", f"--model.init_from={WARM_START}/export"),
+    _tiny("arithmetic"),
     _tiny("digits"),
+    _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
 )
 
 

@@ -129,8 +129,12 @@ class RunSummary(lightning.Callback):
         }
         fields["recipe"] = self.recipe or Path(trainer.default_root_dir).resolve().parent.name
         if trainer.is_global_zero:
-            fields["started"] = _read(_path(trainer)).get("started", _now())
-            fields |= _surroundings(trainer, pl_module)
+            known = _read(_path(trainer))
+            fields["started"] = known.get("started", _now())
+            surroundings = _surroundings(trainer, pl_module)
+            # A test adds to what the fit wrote: code and device stay those that trained the model.
+            kept = known.keys() if trainer.state.fn != "fit" else set()
+            fields |= {name: value for name, value in surroundings.items() if name not in kept}
         _write(trainer, fields)
 
     def _seconds(self) -> float:
