@@ -51,12 +51,13 @@ def test_the_final_loss_is_exact(make_trainer, model, data, summary):
     assert summary()["final_loss"] == found
 
 
-def test_a_test_adds_to_the_fit(make_trainer, model, data, summary):
+def test_a_test_adds_to_the_fit(make_trainer, model, data, summary, monkeypatch):
     make_trainer(RunSummary(), Throughput()).fit(model, datamodule=data)
     before = summary()
+    monkeypatch.setattr("keyekit.callbacks.summary.git_state", lambda folder: {"commit": "later", "dirty": True})
     make_trainer(RunSummary(), AnswerReport()).test(model, datamodule=data, verbose=False)
     found = summary()
-    for field in ("started", "steps", "final_loss", "fit_seconds"):
+    for field in ("started", "steps", "final_loss", "fit_seconds", "git", "device"):
         assert found[field] == before[field]
     assert found["metrics"]["train/loss"] == before["metrics"]["train/loss"]
     assert found["metrics"]["count/accuracy"] == 1.0
