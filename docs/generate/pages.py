@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -101,8 +100,7 @@ def notebook_pages() -> None:
         lines.append(f"- [{title}]({notebook.name})")
         navigation.append(f"* [{title}]({notebook.name})\n")
         with mkdocs_gen_files.open(f"notebooks/{notebook.name}", "w") as file:
-            # Links that work in the repository, as they are called on the site.
-            file.write(re.sub(r"\]\(\.\./docs/([\w/.-]+)\.md\)", r"](../\1.html)", text))
+            file.write(text)
     with mkdocs_gen_files.open("notebooks/index.md", "w") as file:
         file.write("\n".join(lines) + "\n")
     with mkdocs_gen_files.open("notebooks/SUMMARY.md", "w") as file:
