@@ -159,7 +159,9 @@ def _section(name: str, result: dict[str, Any]) -> list[str]:
         f"final loss {summary['final_loss']!r}",
     ]
     if "quickstart_seconds" in summary:
-        facts.append(f"{summary['quickstart_seconds']:.0f} s from the first import to the end, media and warm start included")
+        facts.append(
+            f"{summary['quickstart_seconds']:.0f} s from the first import to the end, media and warm start included"
+        )
     if share is not None:
         facts.append(f"selected share of visible keys {share:.3f}")
     rows = ["| task | metric | questions | score | chance | blank frames | another clip's frames |"]

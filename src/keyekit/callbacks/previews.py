@@ -95,13 +95,13 @@ class SamplePreviews(lightning.Callback):
     def _draw(self, trainer: lightning.Trainer, outputs: Any, batch: Any, stage: str, condition: str) -> None:
         if not trainer.is_global_zero or not isinstance(outputs, dict) or not isinstance(batch, Batch):
             return
-        places = {sample.id: index for index, sample in enumerate(batch.samples)}
+        places = {id(sample): index for index, sample in enumerate(batch.samples)}  # names may repeat in users' files
         for prediction in outputs.get("predictions", ()):
             key = (condition, prediction.info.task)
             if self._drawn[key] >= self.per_task:
                 continue
             self._drawn[key] += 1
-            frames = frames_of(batch, places[prediction.info.id])
+            frames = frames_of(batch, places[id(prediction.info)])
             strip = draw_strip(prediction, frames, condition, self.frame_height, self.max_frames)
             name = f"{prediction.info.task}-{self._drawn[key]}" + ("" if condition == "open" else f"-{condition}")
             folder = Path(trainer.default_root_dir) / "previews"

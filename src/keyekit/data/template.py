@@ -105,7 +105,8 @@ class ChatTemplate:
 
     Args:
         video_layout: How frames and times appear; timestamps before each frame by default.
-        system: Text of a system turn that is put before conversations without one; ``None`` for no such turn.
+        system: Text of a system turn that is put before conversations without one; ``None`` for no such turn. The released
+            models were trained with Qwen's one-line default.
     """
 
     def __init__(self, video_layout: VideoLayout | None = None, system: str | None = None) -> None:

@@ -17,7 +17,8 @@ class ParameterGroup:
     """How to train the parameters whose name matches a pattern.
 
     Args:
-        pattern: Regular expression searched from the start of the name, such as ``vision`` or ``decoder.layers.0.``.
+        pattern: Regular expression that the beginning of the name matches, such as ``vision`` or ``decoder.layers.[01][.]``; a
+            plain dot matches any character.
         learning_rate_scale: Factor on the task's learning rate.
         weight_decay: Replaces the task's weight decay if given.
         frozen: Whether the parameters stay as they are.

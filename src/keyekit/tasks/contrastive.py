@@ -18,6 +18,8 @@ __all__ = ["ContrastivePretraining"]
 class ContrastivePretraining(Task):
     """Teach a vision tower to match images with captions by the sigmoid loss (Keye-VL 8B sheet 4.2, stage 0).
 
+    Under several ranks each compares the pairs of its own batch.
+
     Args:
         network: Vision and text towers.
         objective: The loss over image–caption pairs.

@@ -44,7 +44,7 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
         while not outcomes.empty():
             rank, result, problem = outcomes.get()
             if problem:  # the first to report is the cause; the others fail because it is gone
-                for process in spawned.processes:
+                for process in filter(None, spawned.processes):
                     process.terminate()
                 raise RuntimeError(f"rank {rank} of {world_size}:\n{problem}")
             results[rank] = result

@@ -21,7 +21,8 @@ class KeyeViT(VisionEncoder):
     """SigLIP's vision transformer made native-resolution (Keye-VL 8B sheet 1.3, Keye-VL-2.0 sheet 3).
 
     Position enters twice: a learned table interpolated to each grid, and a two-axis rotary embedding in every layer. Each
-    image or frame attends to itself alone. The defaults are the released size.
+    image or frame attends to itself alone, as in 1.5 and 2.0; the Preview lets all frames of a video attend to each other
+    (sheet 1.3), which is not built. The defaults are the released size.
 
     Args:
         dim: Width.
