@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
                 for process in filter(None, spawned.processes):
                     process.terminate()
                 raise RuntimeError(f"rank {rank} of {world_size}:\n{problem}")
-            results[rank] = result
+            results[rank] = pickle.loads(result)
     return [results[rank] for rank in range(world_size)]
 
 
@@ -58,7 +59,9 @@ def _work(
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
     dist.init_process_group(backend, rank=rank, world_size=world_size)
     try:
-        outcomes.put((rank, function(rank, world_size, *arguments), ""))
+        result = function(rank, world_size, *arguments)
+        # As plain bytes: torch would share a tensor's memory, which is gone if this process ends before it is read.
+        outcomes.put((rank, pickle.dumps(result), ""))
         dist.barrier()
     except Exception:
         outcomes.put((rank, None, traceback.format_exc()))

@@ -25,3 +25,11 @@ def test_processes_communicate_and_results_come_by_rank():
 def test_an_error_in_one_process_is_raised():
     with pytest.raises(RuntimeError, match=r"rank 1 of 2:[\s\S]*rank one has a problem"):
         run_distributed(fail_on_one, 2)
+
+
+def a_tensor(rank: int, world_size: int) -> torch.Tensor:
+    return torch.full((1000,), float(rank))
+
+
+def test_tensors_outlive_the_process_that_made_them():
+    assert [tensor.sum().item() for tensor in run_distributed(a_tensor, 2)] == [0.0, 1000.0]
