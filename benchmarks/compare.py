@@ -16,7 +16,7 @@ runs are not compared. How to run and to add one: `benchmarks/README.md`.
 """
 
 
-def page(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any], note: str | None = None) -> str:
     """The whole page."""
     works: dict[str, dict[str, dict[str, Any]]] = {}
     for entry in results["benchmarks"]:
@@ -24,10 +24,10 @@ def page(results: dict[str, Any]) -> str:
         peers = works.setdefault(info["work"], {})
         peers.setdefault(info["peer"], {})[info["row"]] = entry
     tables = [f"### {work}\n\n{_table(peers)}" for work, peers in works.items()]
-    return "\n".join([INTRODUCTION, _conditions(results), "## Results\n", "\n".join(tables)])
+    return "\n".join([INTRODUCTION, _conditions(results, note), "## Results\n", "\n".join(tables)])
 
 
-def _conditions(results: dict[str, Any]) -> str:
+def _conditions(results: dict[str, Any], note: str | None) -> str:
     machine, commit = results["machine_info"], results["commit_info"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     changed = " with uncommitted changes" if commit.get("dirty") else ""
@@ -41,6 +41,8 @@ def _conditions(results: dict[str, Any]) -> str:
         "Date": results["datetime"][:10],
         "Command": f"`{machine['command']}`",
     }
+    if note is not None:
+        facts["Note"] = note
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items()), ""])
 
 
@@ -68,8 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="what pytest wrote with --benchmark-json")
     parser.add_argument("--write", type=Path, help="write the page here instead of printing it")
+    parser.add_argument("--note", help="what else a reader has to know about the conditions")
     arguments = parser.parse_args()
-    text = page(json.loads(arguments.results.read_text(encoding="utf-8")))
+    text = page(json.loads(arguments.results.read_text(encoding="utf-8")), arguments.note)
     if arguments.write is None:
         print(text)
     else:
