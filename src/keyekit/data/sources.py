@@ -17,12 +17,11 @@ def read_jsonl(path: Path | str, policy: ErrorPolicy) -> list[Sample]:
 
     Args:
         path: JSONL file; media paths inside are relative to its folder.
-        policy: What a broken line does.
+        policy: What a broken line does, and a file that holds no usable sample (``empty_manifest``).
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If no sample is left.
-        BadData: For a broken line, if the policy raises; the message names file and line.
+        BadData: For a broken line, if the policy raises; the message names file and line. For an empty file likewise.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,9 +38,8 @@ def read_jsonl(path: Path | str, policy: ErrorPolicy) -> list[Sample]:
                 policy.handle(error)
                 broken += 1
     if not samples:
-        raise ValueError(
-            f"{path} holds no usable sample ({broken} broken lines): every line must be one JSON conversation"
-        )
+        problem = f"{path} holds no usable sample ({broken} broken lines): every line must be one JSON conversation"
+        policy.handle(BadData("empty_manifest", problem))
     return samples
 
 

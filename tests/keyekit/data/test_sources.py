@@ -25,11 +25,14 @@ def test_a_broken_line_raises_with_file_and_number_or_is_counted(tmp_path, line:
     assert policy.counts == {"bad_line": 1}
 
 
-def test_empty_and_missing_manifests_are_errors_under_every_policy(tmp_path) -> None:
+def test_an_empty_manifest_is_counted_or_raised_and_a_missing_one_is_always_an_error(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n")
-    with pytest.raises(ValueError, match="no usable sample"):
-        read_jsonl(path, ErrorPolicy("skip"))
+    policy = ErrorPolicy("skip")
+    assert read_jsonl(path, policy) == []
+    assert policy.counts == {"empty_manifest": 1}
+    with pytest.raises(BadData, match="no usable sample"):
+        read_jsonl(path, ErrorPolicy("raise"))
     with pytest.raises(FileNotFoundError, match="no such manifest"):
         read_jsonl(tmp_path / "b.jsonl", ErrorPolicy("skip"))
 
