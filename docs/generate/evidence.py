@@ -79,7 +79,6 @@ EXPERIMENTS = (
     _tiny("box", f"--model.init_from={WARM_START}/export"),
     _tiny("attribute_many", f"--model.init_from={WARM_START}/export"),
     _tiny("arithmetic"),
-    _tiny("digits"),
     _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
 )
 
