@@ -78,6 +78,7 @@ EXPERIMENTS = (
     _tiny("temporal", f"--model.init_from={WARM_START}/export"),
     _tiny("box", f"--model.init_from={WARM_START}/export"),
     _tiny("attribute_many", f"--model.init_from={WARM_START}/export"),
+    _tiny("digits", f"--model.init_from={WARM_START}/export"),
     _tiny("arithmetic"),
     _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
 )

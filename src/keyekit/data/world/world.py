@@ -23,7 +23,7 @@ from keyekit.data.world.stage import Stage
 
 __all__ = ["World", "WorldFiles"]
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same arguments give other files, so that old folders are built again."""
 
 _CHUNK = 50

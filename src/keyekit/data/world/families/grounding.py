@@ -9,14 +9,16 @@ from keyekit.data.world.stage import Stage
 
 __all__ = ["box", "digits"]
 
-_NUMBERS = range(10, 100)
+_NUMBERS = (*9 * tuple(range(10)), *range(10, 100))
+"""As many cards of one digit as of two: short numbers are how a model learns to read the long ones."""
+
 _DIGIT_WORDINGS = ("Which number is written in the image?", "Read the number.")
 _BOX_WORDINGS = ("Where is the {}?", "Give the bounding box of the {}.")
 _COORDINATES = 1000  # Keye-VL 8B sheet, section 4.5: integers in [0, 1000), normalised per image
 
 
 def digits(draw: Draw, stage: Stage) -> Item:
-    """A JPEG image with a two-digit number written in it."""
+    """A JPEG image with a number of one or two digits written in it."""
     number = draw.deck("number", _NUMBERS)
     height = draw.whole(round(0.4 * stage.size), round(0.6 * stage.size))
     # A character of the font is at most 0.65 of its height wide, so this keeps two of them inside the picture.
@@ -26,7 +28,7 @@ def digits(draw: Draw, stage: Stage) -> Item:
         round(float(draw.random.uniform(margin_y, stage.size - margin_y)), 1),
     )
     label = Label(text=str(number), color=draw.one(list(COLORS)), height=height, center=center)
-    question = Question(text=draw.one(_DIGIT_WORDINGS), answer=label.text, chance=1 / len(_NUMBERS))
+    question = Question(text=draw.one(_DIGIT_WORDINGS), answer=label.text, chance=9 / len(_NUMBERS))
     return Item(questions=(question,), scene=stage.image(draw, label=label), suffix=".jpg")
 
 
