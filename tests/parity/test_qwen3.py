@@ -1,4 +1,4 @@
-"""The decoder against transformers' Qwen3 and Qwen3-MoE on random weights: logits and gradients."""
+"""The decoder against transformers' Qwen3 and Qwen3-MoE on random weights: hidden states, logits and every gradient."""
 
 from functools import partial
 
@@ -57,8 +57,8 @@ def packed(tokens: torch.Tensor) -> tuple[torch.Tensor, Segments]:
     return torch.arange(length).repeat(count).expand(3, -1), Segments.of([length] * count)
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe", "dsa"])
-def test_logits_and_gradients_match_transformers(kind: str) -> None:
+def twins(kind: str):
+    """The same random weights as transformers' model and as ours."""
     torch.manual_seed(0)
     if kind == "moe":
         extra = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "norm_topk_prob": True}
@@ -73,11 +73,35 @@ def test_logits_and_gradients_match_transformers(kind: str) -> None:
         for parameter in reference.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # away from the initial ones of the norms
         copy_from(reference, decoder, transpose_experts=True)
+    return reference, decoder
+
+
+def hidden_states(decoder: Decoder) -> list[torch.Tensor]:
+    """Filled by the next forward pass: the input of every layer, then the normalised output."""
+    seen: list[torch.Tensor] = []
+    for layer in decoder.layers:
+        layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    decoder.norm.register_forward_hook(lambda _, arguments, output: seen.append(output))
+    return seen
+
+
+def assert_near(ours: torch.Tensor, theirs: torch.Tensor, name: str) -> None:
+    error = ((ours - theirs).norm() / theirs.norm()).item()
+    assert error <= 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe", "dsa"])
+def test_hidden_states_logits_and_gradients_match_transformers(kind: str) -> None:
+    reference, decoder = twins(kind)
+    seen = hidden_states(decoder)
     tokens = torch.randint(0, 96, (3, 17))
     positions, segments = packed(tokens)
     ours = decoder.logits(decoder(decoder.embed_tokens(tokens.flatten()), positions, segments).hidden)
-    theirs = reference(tokens).logits.flatten(0, 1)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    output = reference(tokens, output_hidden_states=True)
+    theirs = output.logits.flatten(0, 1)
+    for index, (mine, other) in enumerate(zip(seen, output.hidden_states, strict=True)):
+        assert_near(mine, other.flatten(0, 1), f"hidden state {index}")
+    assert_near(ours, theirs, "logits")
 
     weight = torch.randn_like(theirs)
     (ours * weight).sum().backward()
@@ -88,8 +112,17 @@ def test_logits_and_gradients_match_transformers(kind: str) -> None:
             assert parameter.grad is None, "the prediction loss must not reach the indexer"
             continue
         expected = gradients[official_name("decoder." + name)].grad
-        if ".experts." in name:
-            expected = expected.transpose(1, 2)
-        torch.testing.assert_close(
-            parameter.grad, expected, rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert_near(parameter.grad, expected.transpose(1, 2) if ".experts." in name else expected, name)
+
+
+def test_equal_channels_are_plain_rope() -> None:
+    """Keye-VL-2.0 sheet 16 item 7: the reference knows one position, ours three; text at any offset gives the same."""
+    reference, decoder = twins("dense")
+    tokens = torch.randint(0, 96, (1, 23))
+    positions, segments = packed(tokens)
+    shifted = positions + 11
+    ours = decoder.logits(decoder(decoder.embed_tokens(tokens[0]), shifted, segments).hidden)
+    assert_near(ours, reference(tokens, position_ids=shifted[:1]).logits[0], "logits")
+    spread = positions * torch.tensor([[1], [2], [3]])
+    moved = decoder.logits(decoder(decoder.embed_tokens(tokens[0]), spread, segments).hidden)
+    assert (moved - ours).norm() / ours.norm() > 1e-3, "unequal channels must change the result"

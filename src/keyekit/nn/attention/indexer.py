@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from keyekit.nn.norm import RMSNorm
 from keyekit.nn.rope.rotary import Rotary
+from keyekit_kernels.dsa.quantization import fake_quantize
 
 __all__ = ["LightningIndexer"]
 
@@ -13,18 +14,25 @@ __all__ = ["LightningIndexer"]
 class LightningIndexer(nn.Module):
     """Queries, keys and head gates of DeepSeek Sparse Attention's indexer (Keye-VL-2.0 sheet 4.1).
 
-    The Hadamard rotation of the released inference code cancels in exact arithmetic (it serves fp8) and is left out here;
-    weights are interchangeable.
+    The Hadamard rotation of the released inference code cancels in exact arithmetic (it serves fp8), so it is left out unless
+    ``eight_bit`` asks for what the rounding leaves; weights are interchangeable.
 
     Args:
         dim: Model width D.
         num_heads: Indexer heads I.
         head_dim: Width of an indexer head.
         eps: Epsilon of both norms.
+        eight_bit: Whether queries and keys are rotated and rounded to e4m3 as in the released inference code (sheet 4.1 items
+            4 and 5); gradients pass straight through.
     """
 
-    def __init__(self, dim: int, num_heads: int = 16, head_dim: int = 64, eps: float = 1e-6) -> None:
+    def __init__(
+        self, dim: int, num_heads: int = 16, head_dim: int = 64, eps: float = 1e-6, eight_bit: bool = False
+    ) -> None:
         super().__init__()
+        if eight_bit and head_dim & (head_dim - 1):
+            raise ValueError(f"eight_bit needs an indexer width that is a power of two, got {head_dim}")
+        self.eight_bit = eight_bit
         self.num_heads = num_heads
         self.head_dim = head_dim
         # Keye-VL-2.0 sheet 4.1 item 1: the last num_heads rows of q_proj are the gates.
@@ -46,4 +54,6 @@ class LightningIndexer(nn.Module):
         query, gate = self.q_proj(hidden).split([self.num_heads * self.head_dim, self.num_heads], dim=-1)
         query = rotary(self.q_norm(query.unflatten(-1, (self.num_heads, self.head_dim))))
         key = rotary(self.k_norm(self.k_proj(hidden))[:, None])[:, 0]
+        if self.eight_bit:
+            query, key = fake_quantize(query), fake_quantize(key)
         return query, key, gate
