@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from keyekit.models.weights.layout import INDEX, SINGLE, Layout
-from keyekit.models.weights.names import ExpertForm, Place, canonical_name, place_of
+from keyekit.models.weights.names import Place, canonical_name, place_of
 from keyekit.models.weights.shard import Shard
 from keyekit.models.weights.source import CheckpointError, Stored
 
@@ -39,6 +39,7 @@ class WeightFolder:
 
     Attributes:
         path: The folder.
+        layout: Files and the official names in them, in their order.
         regrouped: Official names of the tensors that are put together from single experts.
 
     Raises:
@@ -49,7 +50,7 @@ class WeightFolder:
     def __init__(self, folder: Path | str) -> None:
         self.path = Path(folder)
         _refuse_half_written(self.path)
-        self._layout, shards = _open(self.path)
+        self.layout, shards = _open(self.path)
         self._pieces: dict[str, list[_Piece]] = {}
         for shard in shards:
             for name in shard.tensors:
@@ -57,16 +58,6 @@ class WeightFolder:
                 self._pieces.setdefault(place.tensor, []).append(_Piece(shard, name, place))
         self.tensors: Mapping[str, Stored] = {name: _joined(name, pieces) for name, pieces in self._pieces.items()}
         self.regrouped = tuple(name for name, pieces in self._pieces.items() if pieces[0].place.expert is not None)
-
-    @property
-    def layout(self) -> Layout:
-        """Files and the official names in them, in their order."""
-        return self._layout
-
-    @property
-    def expert_form(self) -> ExpertForm:
-        """How the folder holds experts; ``fused`` without any."""
-        return "separate" if self.regrouped else "fused"
 
     def read(self, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
         """A region of a tensor; only its pages are touched. It may share them: do not write into it."""

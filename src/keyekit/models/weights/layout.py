@@ -10,13 +10,16 @@ from typing import Any
 from keyekit.models.weights.names import ExpertForm, expert_names, place_of
 from keyekit.models.weights.source import Stored
 
-__all__ = ["INDEX", "MAX_SHARD_SIZE", "SINGLE", "Layout", "stored_as"]
+__all__ = ["INDEX", "LAYOUT", "MAX_SHARD_SIZE", "SINGLE", "Layout", "stored_as"]
 
 SINGLE = "model.safetensors"
 """The file of a checkpoint that is not sharded."""
 
 INDEX = "model.safetensors.index.json"
 """Which shard holds which tensor."""
+
+LAYOUT = "layout.json"
+"""In a distributed checkpoint, the files that it was converted from."""
 
 MAX_SHARD_SIZE = 5_000_000_000
 """Bytes after which a new shard begins: that of the released 13 shards of Keye-VL-2.0 (sheet 2.1)."""
@@ -42,6 +45,11 @@ class Layout:
     def names(self) -> list[str]:
         """All names in order."""
         return [name for names in self.files.values() for name in names]
+
+    @property
+    def expert_form(self) -> ExpertForm:
+        """How the files hold experts; ``fused`` without any."""
+        return "separate" if any(place_of(name).expert is not None for name in self.names) else "fused"
 
     @classmethod
     def plan(cls, tensors: Mapping[str, Stored], form: ExpertForm = "fused", limit: int = MAX_SHARD_SIZE) -> Layout:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from keyekit.models.weights.layout import LAYOUT
+
 __all__ = ["PARTIAL", "companions", "replacing"]
 
 PARTIAL = ".partial"
 """Ending of the folder that is being written."""
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata", "layout.json")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata", LAYOUT)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from keyekit.models.weights.folder import WeightFolder
 from keyekit.models.weights.layout import MAX_SHARD_SIZE, Layout
-from keyekit.models.weights.names import ExpertForm, is_passenger
+from keyekit.models.weights.names import ExpertForm
 from keyekit.models.weights.network import NetworkSource, is_sharded
+from keyekit.models.weights.passengers import WithPassengers
 from keyekit.models.weights.replacing import replacing
-from keyekit.models.weights.source import Stored, TensorSource
+from keyekit.models.weights.source import TensorSource
 from keyekit.models.weights.writer import write_shards
 
 __all__ = ["save_weights", "write_weights", "writes_here"]
-
-_log = logging.getLogger(__name__)
 
 
 def save_weights(
@@ -90,8 +87,8 @@ def write_weights(
     source: TensorSource = own
     origin = None if passengers_from is None else WeightFolder(passengers_from)
     if origin is not None:
-        source = _WithPassengers(own, origin)
-    form = experts or ("fused" if origin is None else origin.expert_form)
+        source = WithPassengers(own, origin)
+    form = experts or ("fused" if origin is None else origin.layout.expert_form)
     layout = _layout(source, origin, form, max_shard_size)
     collective = is_sharded(network)
     problem = None
@@ -110,30 +107,6 @@ def write_weights(
 def writes_here(network: nn.Module) -> bool:
     """Whether this process writes the network's files: the only one, or the first of those that share its parameters."""
     return not is_sharded(network) or dist.get_rank() == 0
-
-
-class _WithPassengers:
-    """A network's tensors, and those of a folder that only ride along."""
-
-    def __init__(self, own: NetworkSource, origin: WeightFolder) -> None:
-        self.own = own
-        self.origin = origin
-        others = [name for name in origin.tensors if name not in own.tensors]
-        riding = {name: origin.tensors[name] for name in others if is_passenger(name)}
-        left = [name for name in others if name not in riding]
-        if left:
-            _log.info(
-                "%d tensors of %s are not the network's and are left out, first %s", len(left), origin.path, left[0]
-            )
-        self.tensors: Mapping[str, Stored] = {**own.tensors, **riding}
-
-    def read(self, name: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-        """A region of either's tensor."""
-        return (self.own if name in self.own.tensors else self.origin).read(name, offset, shape)
-
-    def where(self, name: str) -> str:
-        """For messages."""
-        return (self.own if name in self.own.tensors else self.origin).where(name)
 
 
 def _layout(source: TensorSource, origin: WeightFolder | None, form: ExpertForm, limit: int) -> Layout:
