@@ -234,6 +234,20 @@ PARTS: tuple[Part, ...] = (
         "evenly spaced frames at a given rate",
     ),
     Part(
+        "frame_sampler",
+        "SlowFast",
+        "keyekit.data.slow_fast:SlowFast",
+        "Keye-VL-1.5",
+        "new frames in full, frames that repeat them small",
+    ),
+    Part(
+        "frame_sampler",
+        "BudgetSearch",
+        "keyekit.data.budget_search:BudgetSearch",
+        _VL2,
+        "evenly spaced frames, as large as a budget of tokens allows",
+    ),
+    Part(
         "video_layout",
         "TimestampedFrames",
         "keyekit.data.template:TimestampedFrames",

@@ -2,128 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keyekit.data.errors import BadData
-from keyekit.data.media import Frames, read_image, read_video
+from keyekit.data.media import Frames
 from keyekit.data.processes import run_in_processes
-from keyekit.data.processing.resize import TOKEN_PIXELS, resize_frames, smart_resize
+from keyekit.data.reader import MediaReader
 from keyekit.data.sample import ContentItem
-from keyekit.data.sampling import FrameSampler, UniformFps
 
-__all__ = ["MediaCache", "MediaReader", "MediaShape"]
+__all__ = ["MediaCache", "MediaShape"]
 
 _WORTH_PROCESSES = 64
 """Fewest media for which processes are started."""
 
-_VERSION = 3  # part of every key: counts up when the same file and settings give other pictures or times
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaReader:
-    """Reads a medium and resizes it to its final size.
-
-    The limits are those of the released Preview model (Keye-VL 8B sheet 2.1 item 2 and 2.2).
-
-    Args:
-        frame_sampler: Which frames of a video are read; two per second by default.
-        min_image_tokens: Fewest decoder tokens of an image.
-        max_image_tokens: Most decoder tokens of an image.
-        min_frame_tokens: Fewest decoder tokens of a video frame.
-        max_frame_tokens: Most decoder tokens of a video frame.
-        max_video_tokens: Most decoder tokens of a whole video, in name: as in the released code a frame may take twice its
-            share, and never gets less than 1.05 times ``min_frame_tokens``.
-        max_source_pixels: Refuse images and frames with more pixels than this, before and after resizing.
-    """
-
-    frame_sampler: FrameSampler | None = None
-    min_image_tokens: int = 4
-    max_image_tokens: int = 16384
-    min_frame_tokens: int = 128
-    max_frame_tokens: int = 768
-    max_video_tokens: int = 115_200
-    max_source_pixels: int = 2**26
-
-    def read(self, item: ContentItem) -> Frames:
-        """Decode, sample and resize one medium.
-
-        Raises:
-            BadData: If the file is missing, broken, empty or too large, or an option of the item is not understood.
-        """
-        try:
-            return self._read_image(item) if item.kind == "image" else self._read_video(item)
-        except BadData:
-            raise
-        except (ValueError, TypeError, ArithmeticError) as error:
-            raise BadData("bad_media", f"{item.path}: {error}") from error
-
-    def _read_image(self, item: ContentItem) -> Frames:
-        assert item.path is not None
-        low, high, options = self._limits(item, self.min_image_tokens, self.max_image_tokens)
-        if options:
-            raise ValueError(f"unknown image option {', '.join(options)}: choose min_pixels or max_pixels")
-        frames = read_image(item.path, self.max_source_pixels)
-        _, height, width, _ = frames.pixels.shape
-        return Frames(resize_frames(frames.pixels, *self._size(height, width, low, high)))
-
-    def _read_video(self, item: ContentItem) -> Frames:
-        assert item.path is not None
-        low, high, options = self._limits(item, self.min_frame_tokens, self.max_frame_tokens)
-        sampler = (self.frame_sampler or UniformFps()).adapted(options)
-
-        def size(height: int, width: int, num_frames: int) -> tuple[int, int]:
-            share = self.max_video_tokens * TOKEN_PIXELS / num_frames * 2  # Keye-VL 8B sheet 2.2 item 4
-            return self._size(height, width, low, high if share >= high else max(share, 1.05 * low))
-
-        return read_video(item.path, sampler, self.max_source_pixels, size)
-
-    @staticmethod
-    def _limits(item: ContentItem, min_tokens: int, max_tokens: int) -> tuple[float, float, dict[str, Any]]:
-        options = dict(item.options)
-        low = options.pop("min_pixels", min_tokens * TOKEN_PIXELS)
-        return low, options.pop("max_pixels", max_tokens * TOKEN_PIXELS), options
-
-    def _size(self, height: int, width: int, low: float, high: float) -> tuple[int, int]:
-        size = smart_resize(height, width, min_pixels=low, max_pixels=high)
-        if size[0] * size[1] > self.max_source_pixels:
-            raise ValueError(
-                f"resizing to {size[0]}x{size[1]} exceeds {self.max_source_pixels} pixels: lower min_pixels"
-            )
-        return size
-
-    def key(self, item: ContentItem) -> str:
-        """A name that changes with the file and with everything that decides what is read from it."""
-        assert item.path is not None
-        try:
-            status = item.path.stat()
-            identity: list[Any] = [os.path.abspath(item.path), status.st_size, status.st_mtime_ns]
-        except (OSError, ValueError):  # ValueError: a name that no file can have
-            identity = [str(item.path), "missing"]
-        sampler = self.frame_sampler or UniformFps()
-        settings = [type(sampler).__name__, sorted(vars(sampler).items()), item.kind, sorted(item.options.items())]
-        limits = [self.min_image_tokens, self.max_image_tokens, self.min_frame_tokens, self.max_frame_tokens]
-        limits += [self.max_video_tokens, _VERSION]
-        text = json.dumps([*identity, settings, limits], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
 
 class MediaShape(NamedTuple):
-    """What decides how many tokens a medium becomes."""
+    """What decides how many tokens a medium becomes.
+
+    Args:
+        frames: Number of frames; 1 for an image.
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        timestamps: Seconds of the frames; empty for an image.
+        fps: Frames per second that the frames amount to.
+        fast: For each frame whether it is a small one; empty if none is.
+        fast_height: Height of a small frame; 0 if there is none.
+        fast_width: Width of a small frame.
+    """
 
     frames: int
     height: int
     width: int
     timestamps: tuple[float, ...]
     fps: float
+    fast: tuple[bool, ...] = ()
+    fast_height: int = 0
+    fast_width: int = 0
+
+    @property
+    def runs(self) -> tuple[tuple[int, int, int], ...]:
+        """``(frames, height, width)`` of each run of frames of one size, in order."""
+        if not self.fast:
+            return ((self.frames, self.height, self.width),)
+        sizes = {False: (self.height, self.width), True: (self.fast_height, self.fast_width)}
+        return tuple((len(list(run)), *sizes[is_fast]) for is_fast, run in groupby(self.fast))
 
 
 class MediaCache:
@@ -147,8 +76,12 @@ class MediaCache:
         """
         raw = np.fromfile(self._stored(item, key or self.reader.key(item)), dtype=np.uint8)
         shape, start = _read_head(raw)
-        pixels = raw[start:].reshape(shape.frames, shape.height, shape.width, 3)
-        return Frames(pixels, shape.timestamps, shape.fps)
+        runs = []
+        for frames, height, width in shape.runs:
+            stop = start + frames * height * width * 3
+            runs.append(raw[start:stop].reshape(frames, height, width, 3))
+            start = stop
+        return Frames(runs=tuple(runs), timestamps=shape.timestamps, fps=shape.fps, fast=shape.fast)
 
     def describe(self, item: ContentItem, key: str) -> MediaShape:
         """Size and times of a medium without its pixels, decoding it first if it is not there.
@@ -212,25 +145,49 @@ class MediaCache:
         partial_path = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with partial_path.open("wb") as file:
-                head = np.array([frames.fps, *frames.pixels.shape[:3], *frames.timestamps], dtype=np.float64)
-                np.array([len(head)], dtype=np.float64).tofile(file)
-                head.tofile(file)
-                np.ascontiguousarray(frames.pixels).tofile(file)
+                head = _head(frames)
+                np.array([len(head), *head], dtype=np.float64).tofile(file)
+                for run in frames.runs:
+                    np.ascontiguousarray(run).tofile(file)
             partial_path.replace(path)
         finally:
             partial_path.unlink(missing_ok=True)
 
 
+def _head(frames: Frames) -> list[float]:
+    """Numbers before the pixels of a stored file: rate, frames, two sizes, seconds of every frame, which ones are fast."""
+    firsts = np.cumsum([0, *(len(run) for run in frames.runs)])[:-1]
+    sizes = {
+        bool(frames.fast) and frames.fast[first]: run.shape[1:3] for first, run in zip(firsts, frames.runs, strict=True)
+    }
+    fast_size = sizes.get(True, (0, 0))
+    count = sum(len(run) for run in frames.runs)
+    slow_size = sizes.get(False, (0, 0))
+    return [frames.fps, count, *slow_size, *fast_size, *frames.timestamps, *frames.fast]
+
+
 def _read_head(raw: np.ndarray) -> tuple[MediaShape, int]:
     """Size and times at the beginning of a stored file, and where its pixels begin.
 
-    A file is numbers of eight bytes (how many follow; rate, frames, height, width; seconds of every frame), then pixels.
-    NumPy's own format would cost more time than the pixels of a small clip.
+    A file is numbers of eight bytes (how many follow; those of :func:`_head`), then pixels. NumPy's own format would cost more
+    time than the pixels of a small clip.
     """
     numbers = int(raw[:8].view(np.float64)[0])
     head = raw[8 : 8 * (1 + numbers)].view(np.float64)
-    frames, height, width = head[1:4].astype(int).tolist()
-    return MediaShape(frames, height, width, tuple(head[4:].tolist()), float(head[0])), 8 * (1 + numbers)
+    frames, height, width, fast_height, fast_width = head[1:6].astype(int).tolist()
+    flags = frames if fast_height else 0
+    times, fast = head[6 : numbers - flags], head[numbers - flags :]
+    shape = MediaShape(
+        frames=frames,
+        height=height,
+        width=width,
+        timestamps=tuple(times.tolist()),
+        fps=float(head[0]),
+        fast=tuple(fast.astype(bool).tolist()),
+        fast_height=fast_height,
+        fast_width=fast_width,
+    )
+    return shape, 8 * (1 + numbers)
 
 
 def _deadly(item: ContentItem) -> BadData:

@@ -64,7 +64,7 @@ class ConversationDataset:
         return chosen
 
     def pictures(self, index: int, eyes: Literal["open", "blank", "swapped"] = "open") -> list[np.ndarray]:
-        """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each medium.
+        """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each run of frames of one size.
 
         Args:
             index: Number of the sample.

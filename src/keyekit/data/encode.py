@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from keyekit.batch import IGNORED_LABEL, SampleInfo
-from keyekit.data.cache import MediaCache
+from keyekit.data.cache import MediaCache, MediaShape
 from keyekit.data.errors import BadData
 from keyekit.data.sample import Sample
 from keyekit.data.template import ChatTemplate, MediaGrid
 from keyekit.nn.rope.positions import VisualSpan, multimodal_positions
 
 __all__ = ["EncodedSample", "SampleEncoder"]
-
-_TOKEN_SIDE = 28  # pixels; one decoder token covers 2x2 patches of 14x14 (Keye-VL 8B sheet 1.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +31,7 @@ class EncodedSample:
         spans: Runs of placeholders.
         sample: Where it comes from.
         keys: Cache keys of its media.
-        shapes: ``(frames, height, width)`` of its media in pixels.
-        timestamps: Seconds of all video frames.
+        media: Sizes and times of its media.
     """
 
     tokens: Tensor
@@ -43,11 +40,20 @@ class EncodedSample:
     spans: tuple[VisualSpan, ...]
     sample: Sample
     keys: tuple[str, ...]
-    shapes: tuple[tuple[int, int, int], ...]
-    timestamps: tuple[float, ...]
+    media: tuple[MediaShape, ...]
 
     def __len__(self) -> int:
         return self.tokens.numel()
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """``(frames, height, width)`` in pixels of each run of frames of one size, over all media in order."""
+        return tuple(run for shape in self.media for run in shape.runs)
+
+    @property
+    def timestamps(self) -> tuple[float, ...]:
+        """Seconds of all video frames."""
+        return tuple(time for shape in self.media for time in shape.timestamps)
 
     def info(self, start: int) -> SampleInfo:
         """What the host keeps about the sample when it begins at token ``start`` of a pack."""
@@ -91,16 +97,10 @@ class SampleEncoder:
         Raises:
             BadData: If a medium cannot be read or the conversation cannot be learnt from.
         """
-        keys, shapes, grids = [], [], []
-        for item in sample.media:
-            key = self.cache.reader.key(item)
-            shape = self.cache.describe(item, key)
-            keys.append(key)
-            shapes.append((shape.frames, shape.height, shape.width))
-            rows, columns = shape.height // _TOKEN_SIDE, shape.width // _TOKEN_SIDE
-            grids.append(
-                MediaGrid(rows=rows, columns=columns, frames=shape.frames, timestamps=shape.timestamps, fps=shape.fps)
-            )
+        items = self.cache.reader.items(sample)
+        keys = tuple(self.cache.reader.key(item) for item in items)
+        media = tuple(self.cache.describe(item, key) for item, key in zip(items, keys, strict=True))
+        grids = [self._grid(shape) for shape in media]
         rendered = self.template.render(sample, grids, self.tokenizer, with_answer)
         tokens = torch.tensor(rendered.tokens)
         # The one place where labels are shifted: position i predicts token i + 1.
@@ -114,12 +114,24 @@ class SampleEncoder:
             positions=_positions(len(rendered.tokens), tuple(rendered.spans)),
             spans=tuple(rendered.spans),
             sample=sample,
-            keys=tuple(keys),
-            shapes=tuple(shapes),
-            timestamps=tuple(time for grid in grids for time in grid.timestamps),
+            keys=keys,
+            media=media,
         )
 
     def pictures(self, encoded: EncodedSample) -> list[np.ndarray]:
-        """The pictures of a sample: ``[frames, height, width, 3]`` uint8 for each medium."""
-        media = zip(encoded.sample.media, encoded.keys, strict=True)
-        return [self.cache.load(item, key).pixels for item, key in media]
+        """The pictures of a sample: ``[frames, height, width, 3]`` uint8 for each run in ``shapes``."""
+        media = zip(self.cache.reader.items(encoded.sample), encoded.keys, strict=True)
+        return [run for item, key in media for run in self.cache.load(item, key).runs]
+
+    def _grid(self, shape: MediaShape) -> MediaGrid:
+        geometry = self.cache.reader.geometry
+        rows, columns = geometry.grid(shape.height, shape.width)
+        return MediaGrid(
+            rows=rows,
+            columns=columns,
+            frames=shape.frames,
+            timestamps=shape.timestamps,
+            fps=shape.fps,
+            fast=shape.fast,
+            fast_grid=geometry.grid(shape.fast_height, shape.fast_width),
+        )

@@ -100,7 +100,6 @@ class PackLoader(StatefulLoader):
         seed: Seed of plan and order.
         shuffle: Whether order and members change with the epoch.
         eyes: What the samples see; see :meth:`ConversationDataset.pictures`.
-        patch_size: Side of a patch in pixels.
     """
 
     def __init__(
@@ -110,14 +109,13 @@ class PackLoader(StatefulLoader):
         seed: int = 0,
         shuffle: bool = True,
         eyes: Literal["open", "blank", "swapped"] = "open",
-        patch_size: int = 14,
     ) -> None:
         super().__init__(shuffle)
         self.dataset = dataset
         self.budget = budget
         self.seed = seed
         self.eyes: Literal["open", "blank", "swapped"] = eyes
-        self.patch_size = patch_size
+        self.patch_size = dataset.encoder.cache.reader.geometry.patch_size
         lengths = [len(sample) for sample in dataset.encoded]
         self._plan = plan_packs(lengths, budget, seed)
         self._alike: dict[int, list[int]] = defaultdict(list)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -13,70 +15,143 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from keyekit.data.errors import BadData
-from keyekit.data.processing.resize import resize_frames
-from keyekit.data.sampling import FrameSampler
+from keyekit.data.processing.resize import Interpolation, resize_frames
+from keyekit.data.sampling import FrameLimits, FrameSampler, VideoFacts
 
-__all__ = ["Frames", "read_image", "read_video"]
+__all__ = ["Frames", "Times", "Transparency", "check_size", "read_image", "read_video"]
+
+Times = Literal["container", "index"]
+"""Seconds of a frame: as the container says, or its index over the frame rate, as the released code counts."""
+
+Transparency = Literal["white", "white_rgba", "drop"]
+"""What shows through: white; white in RGBA images alone, as in the Preview (Keye-VL 8B sheet 2.1 item 1); or whatever colour
+the transparent pixels have, as in 1.5 and 2.0 (8B sheet 3.2 item 7)."""
 
 _COMPLETE = 0.9
 """Share of the promised duration that must be there; below, a file was cut off."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
     """Decoded pictures of one medium.
 
     Args:
-        pixels: ``[frames, height, width, 3]`` uint8 RGB.
+        runs: Consecutive frames of one size, in the order of time: ``[frames, height, width, 3]`` uint8 RGB each. All frames of
+            a medium are one run, unless some are smaller than others (Keye-VL 1.5).
         timestamps: Seconds of each frame since the first frame of the file; empty for an image.
         fps: Frames per second that these frames amount to; 0 for an image.
+        fast: For each frame whether it is a small one; empty if none is.
     """
 
-    pixels: np.ndarray
+    runs: tuple[np.ndarray, ...]
     timestamps: tuple[float, ...] = ()
     fps: float = 0.0
+    fast: tuple[bool, ...] = ()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """All frames as ``[frames, height, width, 3]`` uint8.
+
+        Raises:
+            ValueError: If they have more than one size.
+        """
+        if len({run.shape[1:] for run in self.runs}) > 1:
+            raise ValueError("slow and fast frames have two sizes: take them run by run, from Frames.runs")
+        return self.runs[0] if len(self.runs) == 1 else np.concatenate(self.runs)
+
+
+class _Missing(Exception):
+    """Frames that a container promises are not there; ``seen`` are."""
+
+    def __init__(self, seen: int) -> None:
+        super().__init__(seen)
+        self.seen = seen
 
 
 def read_video(
     path: Path,
     sampler: FrameSampler,
     max_pixels: int = 2**26,
-    size: Callable[[int, int, int], tuple[int, int]] | None = None,
+    limits: FrameLimits | None = None,
+    interpolation: Interpolation = "bicubic",
+    times: Times = "container",
 ) -> Frames:
-    """Decode the frames that a sampler chooses, with the times the container gives them.
+    """Decode the frames that a sampler chooses, with their times.
 
     Args:
         path: A video file.
-        sampler: Chooses frames.
-        max_pixels: Refuse videos whose frames have more pixels.
-        size: Says the final height and width from the height and width of the source and the number of chosen frames. Frames
-            are resized one by one, so that a long video never stands in memory at its own size; ``None`` keeps the size.
+        sampler: Chooses frames and their size.
+        max_pixels: Refuse videos whose frames have more pixels, before or after resizing.
+        limits: What frames may cost. Frames are resized one by one, so that a long video never stands in memory at its own
+            size; ``None`` keeps the size.
+        interpolation: How frames are resized.
+        times: Whether a frame's second is what the container says, or its index over the frame rate.
 
     Raises:
         BadData: ``missing_media``, ``broken_media``, ``empty_video`` or ``media_too_large``.
+        ValueError: If the sampler cannot keep the limits.
     """
     if not _is_file(path):
         raise BadData("missing_media", f"there is no video {path}")
     try:
-        count, fps = _promised(path, max_pixels)
-        pictures, seen = _decode(path, sampler.select(count, fps), fps, size)
-        if pictures is None and seen:
+        video = _promised(path, max_pixels)
+        try:
+            return _chosen(path, video, sampler, max_pixels, limits, interpolation, times)
+        except _Missing as missing:
+            if not missing.seen:
+                raise
             # Frames that an edit list leaves out are promised, too: choose among those that are there.
-            _check_duration(path, seen, count, fps)
-            count = seen
-            pictures, seen = _decode(path, sampler.select(count, fps), fps, size)
+            _check_duration(path, missing.seen, video.num_frames, video.fps)
+            video = replace(video, num_frames=missing.seen)
+            return _chosen(path, video, sampler, max_pixels, limits, interpolation, times)
+    except _Missing as missing:
+        message = f"{path} promises more frames than the {missing.seen} that can be decoded"
+        raise BadData("broken_media" if missing.seen else "empty_video", message) from None
     except (av.FFmpegError, OSError) as error:
         raise BadData("broken_media", f"{path} cannot be decoded: {error}") from error
-    if pictures is None:
-        raise BadData(
-            "broken_media" if seen else "empty_video", f"{path} promises {count} frames, {seen} can be decoded"
-        )
-    pixels = np.stack([picture for picture, _ in pictures])
-    return Frames(pixels, tuple(time for _, time in pictures), len(pictures) / count * fps)
 
 
-def _promised(path: Path, max_pixels: int) -> tuple[int, float]:
-    """Number of frames and frames per second by the container's word, or by counting packets where it says nothing."""
+def _chosen(
+    path: Path,
+    video: VideoFacts,
+    sampler: FrameSampler,
+    max_pixels: int,
+    limits: FrameLimits | None,
+    interpolation: Interpolation,
+    times: Times,
+) -> Frames:
+    """The frames of a sampler's choice at the size of its choice."""
+    if limits is None:
+        indices, plan, fast = tuple(sampler.select(video.num_frames, video.fps)), None, ()
+        fps = len(indices) / video.num_frames * video.fps
+    else:
+        plan = sampler.plan(video, limits, lambda wanted: (picture for picture, _ in _decode(path, wanted, video.fps)))
+        check_size(plan.size, max_pixels)
+        indices, fast, fps = plan.indices, plan.fast, plan.fps
+    pictures, seconds = [], []
+    for place, (picture, second) in enumerate(_decode(path, indices, video.fps)):
+        sized = resize_frames(picture[None], *plan.size_of(place), interpolation)[0] if plan is not None else picture
+        pictures.append(sized)
+        seconds.append(second if times == "container" else indices[place] / video.fps)
+    runs = [
+        np.stack([picture for _, picture in run])
+        for _, run in groupby(enumerate(pictures), key=lambda entry: bool(fast) and fast[entry[0]])
+    ]
+    return Frames(runs=tuple(runs), timestamps=tuple(seconds), fps=fps, fast=fast)
+
+
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse to make a picture larger than the limit.
+
+    Raises:
+        ValueError: If it would be.
+    """
+    if size[0] * size[1] > max_pixels:
+        raise ValueError(f"resizing to {size[0]}x{size[1]} exceeds {max_pixels} pixels: lower min_pixels")
+
+
+def _promised(path: Path, max_pixels: int) -> VideoFacts:
+    """Frames, rate and size by the container's word; packets are counted where it says nothing."""
     with av.open(str(path)) as container:
         stream = _stream(container, path)
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -84,7 +159,7 @@ def _promised(path: Path, max_pixels: int) -> tuple[int, float]:
             raise BadData("media_too_large", f"{path}: frames of {width}x{height} exceed {max_pixels} pixels")
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if stream.frames > 0 and fps > 0:
-            return stream.frames, fps
+            return VideoFacts(num_frames=stream.frames, fps=fps, height=height, width=width)
         times = sorted(
             float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None
         )
@@ -93,15 +168,17 @@ def _promised(path: Path, max_pixels: int) -> tuple[int, float]:
     span = times[-1] - times[0]
     fps = (len(times) - 1) / span if span > 0 else 1.0
     _check_duration(path, len(times), len(times), fps)
-    return len(times), fps
+    return VideoFacts(num_frames=len(times), fps=fps, height=height, width=width)
 
 
-def _decode(
-    path: Path, wanted: Sequence[int], fps: float, size: Callable[[int, int, int], tuple[int, int]] | None
-) -> tuple[list[tuple[np.ndarray, float]] | None, int]:
-    """Wanted pictures with their seconds, or ``None`` if some are not there, and the number of frames that were seen."""
-    pictures: dict[int, tuple[np.ndarray, float]] = {}
-    needed, last, origin, seen = set(wanted), max(wanted, default=-1), 0.0, 0
+def _decode(path: Path, wanted: Sequence[int], fps: float) -> Iterator[tuple[np.ndarray, float]]:
+    """Wanted pictures with their seconds, in the order of time.
+
+    Raises:
+        _Missing: If the file ends before all of them came.
+    """
+    times_wanted = Counter(wanted)  # a frame may be wanted more than once
+    last, origin, seen, found = max(wanted, default=-1), 0.0, 0, 0
     convert = VideoReformatter()  # one for all frames, without threads of its own: several times faster on small clips
     with av.open(str(path)) as container:
         stream = _stream(container, path)
@@ -112,16 +189,15 @@ def _decode(
             seen = index + 1
             if frame.is_corrupt:
                 raise BadData("broken_media", f"{path}: the frame at {seconds - origin:.2f} s is damaged")
-            if index in needed:
+            if index in times_wanted:
                 picture = convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                if size is not None:
-                    height, width, _ = picture.shape
-                    picture = resize_frames(picture[None], *size(height, width, len(wanted)))[0]
-                pictures[index] = picture, float(seconds - origin)
+                for _ in range(times_wanted[index]):
+                    found += 1
+                    yield picture, float(seconds - origin)
             if index >= last:
                 break
-    complete = bool(wanted) and needed <= pictures.keys()
-    return [pictures[index] for index in wanted] if complete else None, seen
+    if not wanted or found < len(wanted):
+        raise _Missing(seen)
 
 
 def _check_duration(path: Path, frames: int, promised: int, fps: float) -> None:
@@ -152,12 +228,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def read_image(path: Path, max_pixels: int = 2**26) -> Frames:
-    """Read an image as one RGB frame; transparency is shown on white (Keye-VL 8B sheet 2.1 item 1).
+def read_image(path: Path, max_pixels: int = 2**26, transparency: Transparency = "white") -> Frames:
+    """Read an image as one RGB frame.
 
     Args:
         path: An image file.
         max_pixels: Refuse larger images before they are decompressed.
+        transparency: See :data:`Transparency`.
 
     Raises:
         BadData: ``missing_media``, ``broken_media`` or ``media_too_large``.
@@ -168,10 +245,14 @@ def read_image(path: Path, max_pixels: int = 2**26) -> Frames:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:
                 raise BadData("media_too_large", f"{path}: {image.width}x{image.height} exceeds {max_pixels} pixels")
-            if image.has_transparency_data:
+            if (
+                transparency != "drop"
+                and (image.mode == "RGBA" or transparency == "white")
+                and image.has_transparency_data
+            ):
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
-            return Frames(np.asarray(image.convert("RGB"))[None])
+            return Frames(runs=(np.asarray(image.convert("RGB"))[None],))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "media_too_large" if isinstance(error, Image.DecompressionBombError) else "broken_media"
         raise BadData(reason, f"{path} cannot be read: {error}") from error

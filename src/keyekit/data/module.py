@@ -16,11 +16,13 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import Progress
 
-from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.cache import MediaCache
 from keyekit.data.dataset import ConversationDataset
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import ErrorPolicy
 from keyekit.data.loader import PackLoader
+from keyekit.data.processor_settings import SETTINGS_FILE, processor_settings
+from keyekit.data.reader import MediaReader
 from keyekit.data.sample import Sample
 from keyekit.data.sources import read_jsonl
 from keyekit.data.template import ChatTemplate
@@ -165,18 +167,8 @@ class ConversationDataModule(lightning.LightningDataModule):
     def export_processor(self, folder: Path | str) -> None:
         """Write the tokenizer and the settings of media and template into an export."""
         self.tokenizer.save_pretrained(str(folder))
-        sampler = self.reader.frame_sampler
-        settings = {
-            "patch_size": 14,
-            "merge_size": 2,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "image_tokens": [self.reader.min_image_tokens, self.reader.max_image_tokens],
-            "frame_tokens": [self.reader.min_frame_tokens, self.reader.max_frame_tokens],
-            "frame_sampler": None if sampler is None else {"name": type(sampler).__name__, **vars(sampler)},
-            "video_layout": type(self.template.video_layout).__name__,
-        }
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        settings = processor_settings(self.reader, self.template)
+        (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _samples(self, split: Literal["train", "heldout"]) -> list[Sample]:
         if split not in self._read:  # once, so that a broken line counts once
@@ -233,7 +225,7 @@ def _texts(samples: Sequence[Sample]) -> list[str]:
 
 def prepare_media(cache: MediaCache, samples: Sequence[Sample], workers: int) -> None:
     """Decode the media of samples into the cache, showing progress and time left, and say how long it took."""
-    items = [item for sample in samples for item in sample.media]
+    items = [item for sample in samples for item in cache.reader.items(sample)]
     start, decoded = time.perf_counter(), 0
     with Progress(transient=True) as bar:
         task = bar.add_task("decoding media", total=None)

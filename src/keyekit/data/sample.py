@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from keyekit.data.errors import BadData
+from keyekit.data.responses import Response, ResponseMode
 
 __all__ = ["ContentItem", "Message", "Sample", "parse_sample"]
 
@@ -39,15 +40,40 @@ class Message:
     Args:
         role: ``system``, ``user`` or ``assistant``.
         content: Its pieces in order.
+        thought: What the assistant thinks before it answers; ``None`` where that is not known.
+        analysis: How the assistant judges whether it has to think; ``None`` where that is not known.
     """
 
     role: str
     content: tuple[ContentItem, ...]
+    thought: str | None = None
+    analysis: str | None = None
 
     @property
     def text(self) -> str:
         """All text of the turn."""
         return "".join(item.text for item in self.content)
+
+    def asking(self, suffix: str) -> Message:
+        """The turn with something right behind its last text."""
+        content = list(self.content)
+        place = max((place for place, item in enumerate(content) if item.kind == "text"), default=None)
+        if place is None:
+            content.append(ContentItem(kind="text", text=suffix))
+        else:
+            content[place] = replace(content[place], text=content[place].text + suffix)
+        return replace(self, content=tuple(content))
+
+    def answered(self, mode: ResponseMode) -> Message:
+        """The turn as it is said in a response mode; one with neither thought nor analysis is said as it is.
+
+        Raises:
+            ValueError: If the mode needs what the turn does not hold.
+        """
+        if self.thought is None and self.analysis is None:
+            return self
+        response = Response(answer=self.text, thought=self.thought, analysis=self.analysis)
+        return replace(self, content=(ContentItem(kind="text", text=response.text(mode)),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +85,7 @@ class Sample:
         task: Task family; metrics are reported per task.
         messages: The turns.
         answer: The expected final answer, if known.
-        meta: Whatever the source says beside; ``options`` and ``chance`` are used by metrics.
+        meta: Whatever the source says beside; ``options`` and ``chance`` are used by metrics, ``mode`` by the chat template.
     """
 
     id: str
@@ -126,7 +152,14 @@ def _message(message: Any, refuse: Any, folder: Path) -> Message:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise refuse(f"'content' must be text or a list of items, got {type(content).__name__}")
-    return Message(role=message["role"], content=tuple(_item(item, refuse, folder) for item in content))
+    parts = {name: message.get(name) for name in ("thought", "analysis")}
+    for name, value in parts.items():
+        if value is not None and (not isinstance(value, str) or message["role"] != "assistant"):
+            raise refuse(f"{name!r} is a text of an assistant turn; got {_shown(message)}")
+    items = tuple(_item(item, refuse, folder) for item in content)
+    if any(item.kind != "text" for item in items) and any(value is not None for value in parts.values()):
+        raise refuse("a turn with a thought or an analysis answers in text alone; it holds media")
+    return Message(role=message["role"], content=items, **parts)
 
 
 def _item(item: Any, refuse: Any, folder: Path) -> ContentItem:

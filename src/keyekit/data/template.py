@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 from keyekit.data.errors import BadData
+from keyekit.data.responses import ResponseMode
 from keyekit.data.sample import Message, Sample
 from keyekit.nn.rope.positions import VisualSpan
 
-__all__ = ["ChatTemplate", "MediaGrid", "RenderedSample", "TimeAxis", "TimestampedFrames", "VideoLayout"]
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "ChatTemplate",
+    "MediaGrid",
+    "Mode",
+    "RenderedSample",
+    "TimeAxis",
+    "TimestampedFrames",
+    "VideoLayout",
+]
 
 
-_STRUCTURE = re.compile(r"<\|(?:im_start|im_end|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+_STRUCTURE = re.compile(
+    r"<\|(?:im_start|im_end|vision_start|vision_end|vision_pad|image_pad|video_pad|frame|fast_start|fast_end)\|>"
+)
 """Tokens that the template alone may write; in the text of a sample they would forge turns or pictures."""
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+"""The system turn of the released models, Qwen's one line (Keye-VL 8B sheet 2.4, Keye-VL-2.0 sheet 7.2)."""
+
+Mode = Literal["auto", "think", "no_think"]
+"""Names of :class:`~keyekit.data.responses.ResponseMode`, as recipes spell them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +47,10 @@ class MediaGrid:
         rows: Rows of the merged grid of a frame.
         columns: Columns of the merged grid.
         frames: Number of frames; 1 for an image.
-        timestamps: Seconds of the frames; empty for an image.
+        timestamps: Seconds of the frames; empty for an image, or where they are not known.
         fps: Frames per second that the frames amount to.
+        fast: For each frame whether it is a fast one (Keye-VL 1.5); empty if none is.
+        fast_grid: Rows and columns of fast frames.
     """
 
     rows: int
@@ -37,6 +58,17 @@ class MediaGrid:
     frames: int = 1
     timestamps: tuple[float, ...] = ()
     fps: float = 0.0
+    fast: tuple[bool, ...] = ()
+    fast_grid: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for name, values in (("timestamps", self.timestamps), ("fast", self.fast)):
+            if values and len(values) != self.frames:
+                raise ValueError(f"{self.frames} frames, but {len(values)} entries in {name}")
+
+    def is_fast(self, frame: int) -> bool:
+        """Whether a frame is a fast one."""
+        return bool(self.fast) and self.fast[frame]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,23 +95,88 @@ class VideoLayout(ABC):
 
 
 class TimestampedFrames(VideoLayout):
-    """Each frame follows its time in seconds as text and is a block of its own (Keye-VL 8B sheet 3.3, 2.0 sheet 7.2)."""
+    """Each frame follows its time in seconds as text and is a block of its own (Keye-VL 8B sheet 3.3, 2.0 sheet 7.2).
+
+    Fast frames stand between tokens of their own. A video whose times are not known has the mark alone before each frame.
+
+    Args:
+        mark: What begins a frame.
+        seconds: How the seconds that follow are written, as a Python format. One decimal without a unit is the released 1.5
+            format; that of 2.0 is not published, the paper only says that a time in natural language precedes each frame.
+        fast_start: What stands before the placeholders of a fast frame.
+        fast_end: What stands behind them.
+
+    Example:
+        >>> TimestampedFrames(seconds="{:.2f}s").pieces(MediaGrid(rows=1, columns=2, timestamps=(0.5,)))[0]
+        '<|frame|>0.50s'
+    """
+
+    def __init__(
+        self,
+        mark: str = "<|frame|>",
+        seconds: str = "{:.1f}",
+        fast_start: str = "<|fast_start|>",
+        fast_end: str = "<|fast_end|>",
+    ) -> None:
+        try:
+            told = seconds.format(1.0) != seconds.format(2.0)
+        except (ValueError, IndexError, KeyError) as error:
+            raise ValueError(
+                f"seconds={seconds!r} is no format for a number of seconds ({error}): try '{{:.1f}}'"
+            ) from error
+        if not told:
+            raise ValueError(
+                f"seconds={seconds!r} does not tell the time: it needs a place for the number, as in '{{:.1f}}'"
+            )
+        self.mark = mark
+        self.seconds = seconds
+        self.fast_start = fast_start
+        self.fast_end = fast_end
 
     def pieces(self, grid: MediaGrid) -> list[str | Run]:
         """See :class:`VideoLayout`."""
         pieces: list[str | Run] = []
-        for seconds in grid.timestamps:
-            pieces += [f"<|frame|>{seconds:.1f}", Run(rows=grid.rows, columns=grid.columns)]
+        for frame in range(grid.frames):
+            pieces.append(self.mark + (self.seconds.format(grid.timestamps[frame]) if grid.timestamps else ""))
+            if grid.is_fast(frame):
+                rows, columns = grid.fast_grid
+                pieces += [self.fast_start, Run(rows=rows, columns=columns), self.fast_end]
+            else:
+                pieces.append(Run(rows=grid.rows, columns=grid.columns))
         return pieces
 
 
 class TimeAxis(VideoLayout):
-    """All frames are one block; time is told by the time axis of the positions, half a second a step (Keye-VL 8B sheet 2.3)."""
+    """All frames are one block; time is told by the time axis of the positions, half a second a step (Keye-VL 8B sheet 2.3).
+
+    Args:
+        steps_per_second: Steps on the time axis in a second.
+        tolerance: Added before steps are cut to whole numbers, so that a rate of two frames a second that rounding made a
+            little more does not put neighbours on one step. The released Preview has 0.
+    """
+
+    def __init__(self, steps_per_second: float = 2.0, tolerance: float = 1e-6) -> None:
+        if steps_per_second <= 0 or not 0 <= tolerance < 1:
+            raise ValueError(
+                f"need steps_per_second > 0 and 0 <= tolerance < 1, got {steps_per_second} and {tolerance}"
+            )
+        self.steps_per_second = steps_per_second
+        self.tolerance = tolerance
 
     def pieces(self, grid: MediaGrid) -> list[str | Run]:
-        """See :class:`VideoLayout`."""
-        per_frame = 1 / grid.fps if grid.fps else 0.0
-        steps = tuple(int(frame * per_frame * 2 + 1e-6) for frame in range(grid.frames))
+        """See :class:`VideoLayout`.
+
+        Raises:
+            ValueError: If some frames are smaller than others.
+        """
+        if any(grid.fast):
+            raise ValueError(
+                "TimeAxis puts all frames into one block of one size: give slow and fast frames TimestampedFrames"
+            )
+        second_per_grid = 1 / grid.fps if grid.fps else 0.0
+        steps = tuple(
+            int(frame * second_per_grid * self.steps_per_second + self.tolerance) for frame in range(grid.frames)
+        )
         return [Run(rows=grid.rows, columns=grid.columns, frames=grid.frames, time_steps=steps)]
 
 
@@ -101,17 +198,29 @@ class RenderedSample:
 class ChatTemplate:
     """ChatML with Keye's vision tokens (Keye-VL 8B sheet 2.4).
 
-    What the assistant says and the token that ends its turn are learnt, everything else is context.
+    What the assistant says and the token that ends its turn are learnt, everything else is context. The last user text ends
+    with the switch of the response mode. The last assistant turn, if it holds a thought or an analysis beside its answer, is
+    written in the shape of the mode; earlier ones as their answers alone.
 
     Args:
         video_layout: How frames and times appear; timestamps before each frame by default.
         system: Text of a system turn that is put before conversations without one; ``None`` for no such turn. The released
-            models were trained with Qwen's one-line default.
+            models were trained with Qwen's one-line default, :data:`DEFAULT_SYSTEM`.
+        mode: How the model is to answer; a sample's ``meta["mode"]`` comes before it.
+        add_vision_id: Whether ``Picture 1:`` and ``Video 1:`` stand before images and videos, counted through the conversation.
     """
 
-    def __init__(self, video_layout: VideoLayout | None = None, system: str | None = None) -> None:
+    def __init__(
+        self,
+        video_layout: VideoLayout | None = None,
+        system: str | None = None,
+        mode: Mode = "auto",
+        add_vision_id: bool = False,
+    ) -> None:
         self.video_layout = video_layout or TimestampedFrames()
         self.system = system
+        self.mode = ResponseMode.of(mode)
+        self.add_vision_id = add_vision_id
         self._encoder: _Encoder | None = None
 
     def render(
@@ -126,8 +235,32 @@ class ChatTemplate:
             with_answer: Whether the last assistant turn is included; without it the prompt ends where the answer begins.
 
         Raises:
-            BadData: If there is nothing to answer or nothing to learn, or a text holds a token of the template itself.
+            BadData: If there is nothing to answer or nothing to learn, a text holds a token of the template itself, or the mode
+                asks for what the sample does not hold.
         """
+        messages = self._messages(sample, with_answer)
+        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
+            self._encoder = _Encoder(tokenizer)
+        writer = _Writer(self._encoder)
+        if self.system is not None and messages[0].role != "system":
+            writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
+        media = _Media(list(grids))
+        for message in messages:
+            writer.text(f"<|im_start|>{message.role}\n")
+            forged = _STRUCTURE.search(message.text)
+            if forged:
+                raise BadData(
+                    "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
+                )
+            self._write_content(writer, message, media)
+            writer.text("<|im_end|>", learnt=message.role == "assistant")
+            writer.text("\n")
+        if not with_answer:
+            writer.text("<|im_start|>assistant\n")
+        return writer.finish()
+
+    def _messages(self, sample: Sample, with_answer: bool) -> list[Message]:
+        """The turns that are written, in the form of the response mode."""
         messages = list(sample.messages)
         if not with_answer:
             while messages and messages[-1].role == "assistant":
@@ -138,32 +271,25 @@ class ChatTemplate:
             )
         if not messages:
             raise BadData("no_answer", f"{sample.id}: the conversation holds no user turn")
-        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
-            self._encoder = _Encoder(tokenizer)
-        writer = _Writer(self._encoder)
-        if self.system is not None and messages[0].role != "system":
-            writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
-        remaining = list(grids)
-        for message in messages:
-            writer.text(f"<|im_start|>{message.role}\n")
-            forged = _STRUCTURE.search(message.text)
-            if forged:
-                raise BadData(
-                    "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
-                )
-            self._write_content(writer, message, remaining)
-            writer.text("<|im_end|>", learnt=message.role == "assistant")
-            writer.text("\n")
-        if not with_answer:
-            writer.text("<|im_start|>assistant\n")
-        return writer.finish()
+        try:
+            mode = ResponseMode.of(sample.meta.get("mode", self.mode))
+            if with_answer:
+                messages[-1] = messages[-1].answered(mode)
+        except ValueError as error:
+            raise BadData("bad_mode", f"{sample.id}: {error}") from error
+        last_user = max((place for place, turn in enumerate(messages) if turn.role == "user"), default=-1)
+        if last_user >= 0 and mode.suffix:
+            messages[last_user] = messages[last_user].asking(mode.suffix)
+        return messages
 
-    def _write_content(self, writer: _Writer, message: Message, grids: list[MediaGrid]) -> None:
+    def _write_content(self, writer: _Writer, message: Message, media: _Media) -> None:
         for item in message.content:
             if item.kind == "text":
                 writer.text(item.text, learnt=message.role == "assistant")
                 continue
-            grid = grids.pop(0)
+            grid, number = media.following(item.kind)
+            if self.add_vision_id:
+                writer.text(f"{'Picture' if item.kind == 'image' else 'Video'} {number}: ")
             writer.text("<|vision_start|>")
             if item.kind == "image":
                 writer.run(Run(rows=grid.rows, columns=grid.columns), "<|image_pad|>")
@@ -171,6 +297,18 @@ class ChatTemplate:
                 for piece in self.video_layout.pieces(grid):
                     writer.text(piece) if isinstance(piece, str) else writer.run(piece, "<|video_pad|>")
             writer.text("<|vision_end|>")
+
+
+class _Media:
+    """Sizes of the media that are still to come, and how many of each kind came."""
+
+    def __init__(self, grids: list[MediaGrid]) -> None:
+        self._grids = iter(grids)
+        self._numbers: Counter[str] = Counter()
+
+    def following(self, kind: str) -> tuple[MediaGrid, int]:
+        self._numbers[kind] += 1
+        return next(self._grids), self._numbers[kind]
 
 
 class _Encoder:

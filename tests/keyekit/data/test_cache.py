@@ -7,11 +7,14 @@ import os
 import numpy as np
 import pytest
 
-from keyekit.data import cache as cache_module
-from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data import reader as reader_module
+from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
+from keyekit.data.reader import MediaReader
 from keyekit.data.sample import ContentItem
 from keyekit.data.sampling import UniformFps
+from keyekit.data.slow_fast import SlowFast
+from keyekit.data.world.files import write_video
 
 READER = MediaReader(frame_sampler=UniformFps(max_frames=8), min_frame_tokens=4, max_frame_tokens=4)
 
@@ -23,24 +26,13 @@ def clip(media, name: str = "clip0.mp4", **options) -> ContentItem:
 def test_a_medium_is_decoded_once_and_comes_back_equal(media, tmp_path, monkeypatch) -> None:
     store = MediaCache(tmp_path, READER)
     first = store.load(clip(media))
-    monkeypatch.setattr(cache_module, "read_video", lambda *_: pytest.fail("decoded twice"))
+    monkeypatch.setattr(reader_module, "read_video", lambda *_: pytest.fail("decoded twice"))
     again = store.load(clip(media))
     np.testing.assert_array_equal(first.pixels, again.pixels)
     assert (first.timestamps, first.fps) == (again.timestamps, again.fps)
     shape = store.describe(clip(media), READER.key(clip(media)))
-    assert tuple(shape) == (8, 56, 56, first.timestamps, 2.0)
-
-
-def test_the_key_follows_file_settings_and_options(media, tmp_path) -> None:
-    keys = {READER.key(clip(media)), READER.key(clip(media, "clip1.mp4")), READER.key(clip(media, fps=1.0))}
-    keys.add(dataclasses.replace(READER, max_frame_tokens=9).key(clip(media)))
-    keys.add(dataclasses.replace(READER, frame_sampler=UniformFps(max_frames=4)).key(clip(media)))
-    assert len(keys) == 5
-    copy = tmp_path / "c.mp4"
-    copy.write_bytes((media / "clip0.mp4").read_bytes())
-    before = READER.key(ContentItem(kind="video", path=copy))
-    copy.write_bytes((media / "clip1.mp4").read_bytes())
-    assert READER.key(ContentItem(kind="video", path=copy)) != before
+    assert tuple(shape) == (8, 56, 56, first.timestamps, 2.0, (), 0, 0)
+    assert shape.runs == ((8, 56, 56),)
 
 
 def test_prepare_decodes_in_processes_and_reports_what_is_broken(media, tmp_path) -> None:
@@ -55,17 +47,6 @@ def test_prepare_decodes_in_processes_and_reports_what_is_broken(media, tmp_path
     assert not list(tmp_path.glob("*.partial"))
     alone = MediaCache(tmp_path / "alone", READER)
     np.testing.assert_array_equal(store.load(items[0]).pixels, alone.load(items[0]).pixels)
-
-
-def test_samples_may_set_their_own_limits(media, tmp_path) -> None:
-    store = MediaCache(tmp_path, MediaReader(min_image_tokens=4, max_image_tokens=64))
-    wide = ContentItem(kind="image", path=media / "wide.png", options={"max_pixels": 4 * 784})
-    assert store.load(wide).pixels.shape == (1, 28, 56, 3)
-    assert store.load(dataclasses.replace(wide, options={})).pixels.shape == (1, 56, 84, 3)
-    with pytest.raises(BadData, match="unknown image option zoom"):
-        store.load(dataclasses.replace(wide, options={"zoom": 2}))
-    with pytest.raises(BadData, match="unknown video option zoom"):
-        store.load(clip(media, zoom=2))
 
 
 def test_a_file_that_kills_its_process_is_reported_and_not_tried_again(media, tmp_path) -> None:
@@ -113,16 +94,24 @@ def test_names_that_no_file_can_have_are_missing(tmp_path) -> None:
         assert caught.value.reason == "missing_media"
 
 
-def test_a_sample_cannot_ask_for_a_picture_larger_than_the_limit(media, tmp_path) -> None:
-    store = MediaCache(tmp_path, MediaReader())
-    wide = ContentItem(kind="image", path=media / "wide.png", options={"min_pixels": 10**13})
-    with pytest.raises(BadData, match="lower min_pixels"):
-        store.load(wide)
-
-
-@pytest.mark.parametrize(("num_frames", "tokens"), [(32, 720), (300, 180), (768, 120)])
-def test_many_frames_share_a_budget(media, monkeypatch, num_frames: int, tokens: int) -> None:
-    # Keye-VL 8B sheet 2.2 item 4: a source of 720x1280 under a budget of 28,800 tokens
-    monkeypatch.setattr(cache_module, "read_video", lambda path, sampler, limit, size: size(720, 1280, num_frames))
-    height, width = MediaReader(max_video_tokens=28_800).read(clip(media))  # pyright: ignore
-    assert height * width // 784 == tokens
+def test_slow_and_fast_frames_keep_their_sizes(tmp_path) -> None:
+    frames = np.full((16, 280, 280, 3), 255, np.uint8)
+    frames[6:12] = (60, 0, 0)
+    write_video(tmp_path / "cuts.mp4", frames, fps=4.0)
+    item = ContentItem(kind="video", path=tmp_path / "cuts.mp4")
+    store = MediaCache(
+        tmp_path / "store", MediaReader(frame_sampler=SlowFast(), min_frame_tokens=4, max_frame_tokens=100)
+    )
+    read = store.reader.read(item)
+    for _ in range(2):  # decoded, then from the disk
+        loaded = store.load(item)
+        assert (loaded.timestamps, loaded.fps, loaded.fast) == (read.timestamps, read.fps, read.fast)
+        for run, expected in zip(loaded.runs, read.runs, strict=True):
+            np.testing.assert_array_equal(run, expected)
+    shape = store.describe(item, store.reader.key(item))
+    assert shape.fast == (False, True, True, False, True, True, False, True)
+    assert shape.runs == tuple(run.shape[:3] for run in read.runs)
+    assert [frames for frames, _, _ in shape.runs] == [1, 2, 1, 2, 1, 1]
+    assert (shape.height, shape.width, shape.fast_height, shape.fast_width) == (280, 280, 140, 140)
+    with pytest.raises(ValueError, match="run by run"):
+        _ = loaded.pixels

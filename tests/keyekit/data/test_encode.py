@@ -5,12 +5,17 @@ import pytest
 import torch
 
 from keyekit.batch import IGNORED_LABEL
-from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.cache import MediaCache
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData
+from keyekit.data.packing import collate
+from keyekit.data.processors import processor_of
+from keyekit.data.reader import MediaReader
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
+from keyekit.data.slow_fast import SlowFast
 from keyekit.data.template import ChatTemplate, TimeAxis
+from keyekit.data.world.files import write_video
 from keyekit.testing.tiny import tiny_record as record
 
 
@@ -66,3 +71,49 @@ def test_labels_of_any_conversation_are_what_the_assistant_says(encoder, media, 
     assert encoder.tokenizer.decode(encoded.labels[encoded.labels != IGNORED_LABEL]) == said
     placeholders = encoder.tokenizer.convert_tokens_to_ids("<|video_pad|>")
     assert (encoded.tokens == placeholders).sum() == sum(span.stop - span.start for span in encoded.spans)
+
+
+def test_slow_and_fast_frames_from_file_to_pack(tokenizer, tmp_path) -> None:
+    frames = np.full((16, 280, 280, 3), 255, np.uint8)
+    frames[6:12] = (60, 0, 0)
+    write_video(tmp_path / "cuts.mp4", frames, fps=4.0)
+    reader = MediaReader(frame_sampler=SlowFast(), min_frame_tokens=4, max_frame_tokens=100)
+    encoder = SampleEncoder(tokenizer, ChatTemplate(), MediaCache(tmp_path / "cache", reader))
+    records = [record(name, "what?", "white", [("video", "cuts.mp4")]) for name in "ab"]
+    encoded = [encoder.encode(parse_sample(line, "f:1", tmp_path)) for line in records]
+    slow, fast = (280, 280), (140, 140)
+    assert encoded[0].shapes == ((1, *slow), (2, *fast), (1, *slow), (2, *fast), (1, *slow), (1, *fast))
+    assert len(encoded[0].media) == 1
+    grids = [(10, 10), (5, 5), (5, 5), (10, 10), (5, 5), (5, 5), (10, 10), (5, 5)]
+    assert [(span.rows, span.columns) for span in encoded[0].spans] == grids
+    batch = collate(encoded, [encoder.pictures(sample) for sample in encoded], None)
+    assert batch.vision is not None
+    assert list(batch.vision.grids) == [(2 * rows, 2 * columns) for rows, columns in grids] * 2
+    assert batch.vision_index.numel() * 4 == batch.vision.patches.shape[0]
+    pads = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert (batch.tokens[batch.vision_index] == pads).all()
+    assert (batch.tokens == pads).sum() == batch.vision_index.numel()
+    # each frame's patches are its own: white frames and dark ones alternate as in the clip
+    sizes = [rows * columns for rows, columns in batch.vision.grids]
+    means = [part.mean().item() for part in batch.vision.patches.split(sizes)]
+    assert [mean > 0.5 for mean in means] == ([True] * 3 + [False] * 3 + [True] * 2) * 2
+
+
+@pytest.mark.parametrize("release", ["keye_vl_8b", "keye_vl_1_5_8b", "keye_vl_2_30b_a3b"])
+def test_every_release_encodes_what_it_reads(tokenizer, media, tmp_path, release: str) -> None:
+    processor = processor_of(release)
+    encoder = SampleEncoder(tokenizer, processor.template, MediaCache(tmp_path, processor.reader))
+    given = [("video", "clip0.mp4"), ("image", "wide.png"), ("video", "clip1.mp4")]
+    encoded = encoder.encode(parse_sample(record("a", "x", "y", given), "f:1", media))
+    batch = collate([encoded], [encoder.pictures(encoded)], None)
+    assert batch.vision is not None
+    assert (
+        4 * batch.vision_index.numel()
+        == batch.vision.patches.shape[0]
+        == 4 * sum(s.stop - s.start for s in encoded.spans)
+    )
+    assert encoder.tokenizer.decode(encoded.tokens).startswith(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>"
+    )
+    assert encoded.positions.shape == (3, len(encoded))
+    assert len(encoded.timestamps) == sum(shape.frames for shape in encoded.media if shape.timestamps) == 16

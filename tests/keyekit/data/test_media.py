@@ -10,7 +10,9 @@ from PIL import Image
 
 from keyekit.data.errors import BadData
 from keyekit.data.media import read_image, read_video
-from keyekit.data.sampling import UniformFps
+from keyekit.data.processing.resize import resize_frames
+from keyekit.data.sampling import FrameLimits, UniformFps
+from keyekit.data.slow_fast import SlowFast
 from keyekit.data.world.files import write_video
 
 
@@ -175,7 +177,45 @@ def test_impossible_names_are_missing_files(tmp_path) -> None:
 
 
 def test_frames_are_resized_while_they_are_read(media) -> None:
-    asked = []
-    video = read_video(media / "clip0.mp4", UniformFps(), size=lambda *given: asked.append(given) or (28, 84))
-    assert set(asked) == {(56, 56, 8)}
-    assert video.pixels.shape == (8, 28, 84, 3)
+    video = read_video(media / "clip0.mp4", UniformFps(), limits=FrameLimits.of_tokens(9, 9, 10**6))
+    assert video.pixels.shape == (8, 84, 84, 3)
+    plain = read_video(media / "clip0.mp4", UniformFps())
+    np.testing.assert_array_equal(video.pixels, resize_frames(plain.pixels, 84, 84))
+
+
+def test_times_may_be_those_of_a_constant_rate(media, tmp_path) -> None:
+    """A clip whose frames come at an uneven pace: the container knows, index over rate does not."""
+    path = tmp_path / "uneven.mp4"
+    with av.open(str(media / "clip0.mp4")) as read, av.open(str(path), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.dts is not None and packet.pts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts * 3 // 2, packet.dts * 3 // 2, copy
+                write.mux(packet)
+    told = read_video(path, UniformFps(fps=30.0, min_frames=16))
+    counted = read_video(path, UniformFps(fps=30.0, min_frames=16), times="index")
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate)  # pyright: ignore[reportArgumentType]
+    assert counted.timestamps == tuple(index / rate for index in range(16))
+    np.testing.assert_array_equal(told.pixels, counted.pixels)
+    assert told.timestamps[-1] == pytest.approx(15 * 1.5 / 4, abs=0.01)
+
+
+def test_a_policy_may_look_at_frames_that_are_not_there(media, tmp_path) -> None:
+    """Slow and fast frames of a file with an edit list: the first look finds fewer frames than promised."""
+    path = copied(media / "clip0.mp4", tmp_path / "cut.mp4", shift=-1.0, avoid_negative_ts="disabled")
+    video = read_video(path, SlowFast(fps=4.0), limits=FrameLimits.of_tokens(4, 4, 10**6))
+    assert video.timestamps == tuple(n / 4 for n in range(12))
+    assert len(video.fast) in (0, 12)
+    assert sum(len(run) for run in video.runs) == 12
+
+
+def test_a_frame_may_be_chosen_twice(media) -> None:
+    class Twice(UniformFps):
+        def select(self, num_frames: int, fps: float) -> list[int]:
+            return [0, 3, 3]
+
+    video = read_video(media / "clip0.mp4", Twice())
+    assert video.timestamps == (0.0, 0.75, 0.75)
+    np.testing.assert_array_equal(video.pixels[1], video.pixels[2])

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from keyekit.data.cache import MediaReader
 from keyekit.data.contrastive import ContrastiveDataModule
 from keyekit.data.module import ConversationDataModule, prepare_tokenizer, trained_folder
+from keyekit.data.reader import MediaReader
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.tokenizer import load_tokenizer
@@ -42,7 +42,10 @@ def test_from_nothing_to_batches(world, tmp_path) -> None:
     assert data.heldout_tasks == ("arithmetic", "count", "order")
     data.export_processor(tmp_path / "export")
     assert len(load_tokenizer(tmp_path / "export")) == len(data.tokenizer)
-    assert json.loads((tmp_path / "export/preprocessor_config.json").read_text())["frame_tokens"] == [4, 4]
+    assert (
+        json.loads((tmp_path / "export/preprocessor_config.json").read_text())["keyekit"]["reader"]["max_frame_tokens"]
+        == 4
+    )
 
 
 def test_files_alone_with_broken_samples(media, write_jsonl, tmp_path) -> None:

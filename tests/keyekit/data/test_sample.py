@@ -36,6 +36,12 @@ def test_a_conversation_is_parsed() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, "one of text, image, video"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "needs a string under 'image'"),
         ({"messages": [USER], "meta": 3}, "'meta' must be an object"),
+        ({"messages": [USER | {"thought": "x"}]}, "'thought' is a text of an assistant turn"),
+        ({"messages": [{"role": "assistant", "content": "x", "analysis": 3}]}, "'analysis' is a text of an assistant"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "image", "image": "a"}], "thought": "x"}]},
+            "answers in text alone",
+        ),
     ],
 )
 def test_broken_records_name_the_place_and_the_problem(record, problem: str) -> None:
@@ -43,3 +49,9 @@ def test_broken_records_name_the_place_and_the_problem(record, problem: str) -> 
         parse_sample(record, "train.jsonl:12", Path())
     assert "train.jsonl:12" in str(caught.value)
     assert caught.value.reason == "bad_line"
+
+
+def test_assistant_turns_may_hold_a_thought_and_an_analysis() -> None:
+    turn = {"role": "assistant", "content": "yes", "thought": "because", "analysis": "hard"}
+    message = parse_sample({"messages": [USER, turn]}, "f:1", Path()).messages[1]
+    assert (message.text, message.thought, message.analysis) == ("yes", "because", "hard")

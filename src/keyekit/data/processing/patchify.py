@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keyekit.data.processing.geometry import KEYE_PATCHES
+
 __all__ = ["normalise_patches", "patchify", "unpatchify"]
 
 
-def patchify(pixels: np.ndarray, patch_size: int = 14) -> Tensor:
+def patchify(pixels: np.ndarray, patch_size: int = KEYE_PATCHES.patch_size) -> Tensor:
     """Cut ``[frames, height, width, 3]`` uint8 into ``[P, 3, patch, patch]`` uint8, row-major in each frame."""
     frames, height, width, channels = pixels.shape
     rows, columns = height // patch_size, width // patch_size

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["TOKEN_PIXELS", "resize_frames", "smart_resize"]
+from keyekit.data.processing.geometry import KEYE_PATCHES
 
-TOKEN_PIXELS = 28 * 28
-"""Pixels that become one decoder token: 2x2 patches of 14x14 (Keye-VL 8B sheet 1.1)."""
+__all__ = ["Interpolation", "resize_frames", "smart_resize"]
+
+Interpolation = Literal["bicubic", "bilinear"]
+"""How pixels between the given ones are made; both with antialiasing."""
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float, factor: int = 28) -> tuple[int, int]:
+def smart_resize(
+    height: int, width: int, min_pixels: float, max_pixels: float, factor: int = KEYE_PATCHES.token_side
+) -> tuple[int, int]:
     """Choose a size near the original whose sides are multiples of ``factor`` and whose area lies within limits.
 
-    Keye-VL 8B sheet 2.1 item 2.
+    Keye-VL 8B sheet 2.1 item 2, Keye-VL-2.0 sheet 6.1. Sides are rounded down under the upper limit, so a picture may fall
+    below the lower one where both are near each other.
 
     Args:
         height: Original height in pixels.
@@ -52,9 +60,9 @@ def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float, 
     return new_height, new_width
 
 
-def resize_frames(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize ``[frames, h, w, 3]`` uint8 pictures by bicubic interpolation with antialiasing."""
+def resize_frames(pixels: np.ndarray, height: int, width: int, interpolation: Interpolation = "bicubic") -> np.ndarray:
+    """Resize ``[frames, h, w, 3]`` uint8 pictures; pictures that have the size already are returned as they are."""
     if pixels.shape[1:3] == (height, width):
         return pixels
-    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in pixels]
+    resized = [Image.fromarray(frame).resize((width, height), _FILTERS[interpolation]) for frame in pixels]
     return np.stack([np.asarray(frame) for frame in resized])

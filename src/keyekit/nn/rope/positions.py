@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["VisualSpan", "multimodal_positions"]
+__all__ = ["VisualSpan", "multimodal_positions", "rope_delta"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,22 @@ def multimodal_positions(length: int, visuals: Sequence[VisualSpan]) -> Tensor:
         token = span.stop
     positions[:, token:] = torch.arange(following, following + length - token)
     return positions
+
+
+def rope_delta(positions: Tensor) -> int:
+    """How far positions are ahead of token indices after a sequence: a token decoded at index ``i`` has position ``i + delta``.
+
+    Negative behind images and videos, whose tokens share positions (Keye-VL 8B sheet 2.3, Keye-VL-2.0 sheet 7.3 item 5).
+
+    Args:
+        positions: ``[3, length]`` of :func:`multimodal_positions`.
+
+    Example:
+        >>> rope_delta(multimodal_positions(10, [VisualSpan(start=2, rows=2, columns=3)]))
+        -3
+    """
+    length = positions.shape[1]
+    return int(positions.max()) + 1 - length if length else 0
 
 
 def _grid(span: VisualSpan) -> Tensor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from keyekit.data.processing.resize import resize_frames, smart_resize
@@ -25,7 +26,14 @@ def test_util_limits(size, expected, tokens: int) -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((1092, 1932), (728, 1316)), ((3192, 4004), (868, 1120)), ((476, 644), (476, 644))],
+    [
+        ((56, 56), (56, 56)),
+        ((28, 140), (28, 140)),
+        ((392, 392), (392, 392)),
+        ((476, 644), (476, 644)),
+        ((1092, 1932), (728, 1316)),
+        ((3192, 4004), (868, 1120)),
+    ],
 )
 def test_the_processor_resizes_again(size, expected) -> None:
     # Keye-VL 8B sheet 2.1 item 3: limits 3136 and 1,003,520 pixels
@@ -52,3 +60,19 @@ def test_resizing_is_pil_bicubic_and_skipped_when_the_size_fits() -> None:
     assert resize_frames(frames, 40, 60) is frames
     expected = np.asarray(Image.fromarray(frames[1]).resize((28, 56), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(resize_frames(frames, 56, 28)[1], expected)
+
+
+def test_the_filter_can_be_bilinear() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 40, 60, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(frames[0]).resize((28, 56), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_frames(frames, 56, 28, "bilinear")[0], expected)
+    assert (resize_frames(frames, 56, 28, "bilinear") != resize_frames(frames, 56, 28)).any()
+
+
+def test_bilinear_is_torchs_antialiased_interpolation() -> None:
+    # Keye-VL 8B sheet 3.2: slow and fast frames are resized so; to the rounding of eight bits
+    frames = np.random.default_rng(0).integers(0, 256, (1, 90, 160, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    expected = torch.nn.functional.interpolate(pixels, (56, 84), mode="bilinear", antialias=True)
+    found = torch.from_numpy(resize_frames(frames, 56, 84, "bilinear")).permute(0, 3, 1, 2).float()
+    assert (found - expected).abs().max() < 1.01

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keyekit.nn.rope.positions import VisualSpan, multimodal_positions
+from keyekit.nn.rope.positions import VisualSpan, multimodal_positions, rope_delta
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_video_on_the_time_axis(per_second: float, frames_at: list[int], after: 
     assert positions[1, 3:7].tolist() == [3, 3, 4, 4]
     assert positions[2, 3:7].tolist() == [3, 4, 3, 4]
     assert positions[:, 15:].tolist() == [after] * 3
-    assert int(positions.max()) + 1 - 17 == delta
+    assert rope_delta(positions) == delta
 
 
 def test_image_vector() -> None:
@@ -29,6 +29,7 @@ def test_image_vector() -> None:
     assert positions[1, 2:8].tolist() == [2, 2, 2, 3, 3, 3]
     assert positions[2, 2:8].tolist() == [2, 3, 4, 2, 3, 4]
     assert positions[:, 8:].tolist() == [[5, 6]] * 3
+    assert rope_delta(positions) == -3
 
 
 def test_an_image_advances_text_by_its_longer_side() -> None:
@@ -37,8 +38,28 @@ def test_an_image_advances_text_by_its_longer_side() -> None:
     assert positions[:, -1].tolist() == [6, 6, 6]
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 9), (12, 21), (20, 36)])
+def test_decoding_goes_on_where_the_sequence_would(rows: int, columns: int) -> None:
+    # Keye-VL-2.0 sheet 16 item 7: text advances by the longer side; index + delta is the position of what is decoded
+    length = 3 + rows * columns + 2
+    spans = [VisualSpan(start=3, rows=rows, columns=columns)]
+    prompt, whole = multimodal_positions(length, spans), multimodal_positions(length + 4, spans)
+    assert prompt[:, -1].tolist() == [3 + max(rows, columns) + 1] * 3
+    for index in range(length, length + 4):
+        assert whole[:, index].tolist() == [index + rope_delta(prompt)] * 3
+
+
+def test_a_rate_above_two_lets_neighbours_share_a_step() -> None:
+    # Keye-VL 8B sheet 2.3: steps are cut to whole numbers
+    steps = tuple(int(frame / 2.01 * 2) for frame in range(4))
+    positions = multimodal_positions(16, [VisualSpan(start=0, rows=2, columns=2, frames=4, time_steps=steps)])
+    assert positions[0, ::4].tolist() == [0, 0, 1, 2]
+
+
 def test_text_counts_up_on_all_axes() -> None:
     assert multimodal_positions(4, []).tolist() == [[0, 1, 2, 3]] * 3
+    assert rope_delta(multimodal_positions(4, [])) == 0
+    assert rope_delta(multimodal_positions(0, [])) == 0
 
 
 def test_overlapping_and_overhanging_spans_are_refused() -> None:
