@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import av
 import numpy as np
@@ -16,9 +16,11 @@ from PIL import Image
 
 from keyekit.data.errors import BadData
 from keyekit.data.processing.resize import Interpolation, resize_frames
-from keyekit.data.sampling import FrameLimits, FrameSampler, VideoFacts
+from keyekit.data.sampling import FrameLimits, FramePlan, FrameSampler, VideoFacts
 
-__all__ = ["Frames", "Times", "Transparency", "check_size", "read_image", "read_video"]
+__all__ = ["Frames", "Times", "Transparency", "check_size", "plan_video", "read_image", "read_video"]
+
+Result = TypeVar("Result")
 
 Times = Literal["container", "index"]
 """Seconds of a frame: as the container says, or its index over the frame rate, as the released code counts."""
@@ -91,19 +93,43 @@ def read_video(
         BadData: ``missing_media``, ``broken_media``, ``empty_video`` or ``media_too_large``.
         ValueError: If the sampler cannot keep the limits.
     """
+
+    def read(video: VideoFacts) -> Frames:
+        if limits is not None:
+            plan = _planned(path, video, sampler, limits, max_pixels)
+            return _taken(path, video, plan, interpolation, times)
+        indices = tuple(sampler.select(video.num_frames, video.fps))
+        own = (video.height, video.width)
+        plan = FramePlan(indices=indices, size=own, fps=len(indices) / video.num_frames * video.fps, reason="as it is")
+        return _taken(path, video, plan, None, times)
+
+    return _with_promised(path, max_pixels, read)
+
+
+def plan_video(path: Path, sampler: FrameSampler, limits: FrameLimits, max_pixels: int = 2**26) -> FramePlan:
+    """Which frames a sampler chooses in a file, how large they become, and why; decodes no more than the sampler looks at.
+
+    Raises:
+        BadData: As :func:`read_video`, as far as it is found without decoding.
+        ValueError: If the sampler cannot keep the limits.
+    """
+    return _with_promised(path, max_pixels, lambda video: _planned(path, video, sampler, limits, max_pixels))
+
+
+def _with_promised(path: Path, max_pixels: int, action: Callable[[VideoFacts], Result]) -> Result:
+    """Do something with a video as its container describes it; if frames are missing, with those that are there."""
     if not _is_file(path):
         raise BadData("missing_media", f"there is no video {path}")
     try:
         video = _promised(path, max_pixels)
         try:
-            return _chosen(path, video, sampler, max_pixels, limits, interpolation, times)
+            return action(video)
         except _Missing as missing:
             if not missing.seen:
                 raise
             # Frames that an edit list leaves out are promised, too: choose among those that are there.
             _check_duration(path, missing.seen, video.num_frames, video.fps)
-            video = replace(video, num_frames=missing.seen)
-            return _chosen(path, video, sampler, max_pixels, limits, interpolation, times)
+            return action(replace(video, num_frames=missing.seen))
     except _Missing as missing:
         message = f"{path} promises more frames than the {missing.seen} that can be decoded"
         raise BadData("broken_media" if missing.seen else "empty_video", message) from None
@@ -111,33 +137,25 @@ def read_video(
         raise BadData("broken_media", f"{path} cannot be decoded: {error}") from error
 
 
-def _chosen(
-    path: Path,
-    video: VideoFacts,
-    sampler: FrameSampler,
-    max_pixels: int,
-    limits: FrameLimits | None,
-    interpolation: Interpolation,
-    times: Times,
-) -> Frames:
-    """The frames of a sampler's choice at the size of its choice."""
-    if limits is None:
-        indices, plan, fast = tuple(sampler.select(video.num_frames, video.fps)), None, ()
-        fps = len(indices) / video.num_frames * video.fps
-    else:
-        plan = sampler.plan(video, limits, lambda wanted: (picture for picture, _ in _decode(path, wanted, video.fps)))
-        check_size(plan.size, max_pixels)
-        indices, fast, fps = plan.indices, plan.fast, plan.fps
+def _planned(path: Path, video: VideoFacts, sampler: FrameSampler, limits: FrameLimits, max_pixels: int) -> FramePlan:
+    plan = sampler.plan(video, limits, lambda wanted: (picture for picture, _ in _decode(path, wanted, video.fps)))
+    check_size(plan.size, max_pixels)
+    return plan
+
+
+def _taken(path: Path, video: VideoFacts, plan: FramePlan, interpolation: Interpolation | None, times: Times) -> Frames:
+    """The frames of a plan, at its sizes or, without an interpolation, at their own."""
     pictures, seconds = [], []
-    for place, (picture, second) in enumerate(_decode(path, indices, video.fps)):
-        sized = resize_frames(picture[None], *plan.size_of(place), interpolation)[0] if plan is not None else picture
-        pictures.append(sized)
-        seconds.append(second if times == "container" else indices[place] / video.fps)
+    for place, (picture, second) in enumerate(_decode(path, plan.indices, video.fps)):
+        if interpolation is not None:
+            picture = resize_frames(picture[None], *plan.size_of(place), interpolation)[0]
+        pictures.append(picture)
+        seconds.append(second if times == "container" else plan.indices[place] / video.fps)
     runs = [
         np.stack([picture for _, picture in run])
-        for _, run in groupby(enumerate(pictures), key=lambda entry: bool(fast) and fast[entry[0]])
+        for _, run in groupby(enumerate(pictures), key=lambda entry: bool(plan.fast) and plan.fast[entry[0]])
     ]
-    return Frames(runs=tuple(runs), timestamps=tuple(seconds), fps=fps, fast=fast)
+    return Frames(runs=tuple(runs), timestamps=tuple(seconds), fps=plan.fps, fast=plan.fast)
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from keyekit.data.errors import BadData
-from keyekit.data.media import Frames, Times, Transparency, check_size, read_image, read_video
+from keyekit.data.media import Frames, Times, Transparency, check_size, plan_video, read_image, read_video
 from keyekit.data.processing.geometry import KEYE_PATCHES, PatchGeometry
 from keyekit.data.processing.resize import Interpolation, resize_frames, smart_resize
 from keyekit.data.sample import ContentItem, Sample
-from keyekit.data.sampling import FrameLimits, FrameSampler, UniformFps
+from keyekit.data.sampling import FrameLimits, FramePlan, FrameSampler, UniformFps
 
 __all__ = ["MediaReader", "SecondResize"]
 
@@ -104,12 +106,23 @@ class MediaReader:
         Raises:
             BadData: If the file is missing, broken, empty or too large, or an option of the item is not understood.
         """
-        try:
+        with _as_bad_data(item):
             return self._read_image(item) if item.kind == "image" else self._read_video(item)
-        except BadData:
-            raise
-        except (ValueError, TypeError, ArithmeticError) as error:
-            raise BadData("bad_media", f"{item.path}: {error}") from error
+
+    def plan(self, item: ContentItem) -> FramePlan:
+        """Which frames of a video would be read, how large, and why; for looking, not on the way of :meth:`read`.
+
+        A second resizing is not part of a plan.
+
+        Raises:
+            BadData: If the file is missing, broken, empty or too large, or an option of the item is not understood.
+            TypeError: If the item is no video.
+        """
+        if item.kind != "video" or item.path is None:
+            raise TypeError(f"frames are planned for videos, this is an item of kind {item.kind!r}")
+        with _as_bad_data(item):
+            sampler, limits = self._policy(item)
+            return plan_video(item.path, sampler, limits, self.max_source_pixels)
 
     def _read_image(self, item: ContentItem) -> Frames:
         assert item.path is not None
@@ -129,13 +142,16 @@ class MediaReader:
 
     def _read_video(self, item: ContentItem) -> Frames:
         assert item.path is not None
-        options = dict(item.options)
-        limits = self.limits(options)
-        sampler = (self.frame_sampler or UniformFps()).adapted(options)
+        sampler, limits = self._policy(item)
         frames = read_video(item.path, sampler, self.max_source_pixels, limits, self.frame_interpolation, self.times)
         if self.second_resize is None or not self.second_resize.frames:
             return frames
         return self.second_resize.apply(frames, self.frame_interpolation, self.geometry)
+
+    def _policy(self, item: ContentItem) -> tuple[FrameSampler, FrameLimits]:
+        options = dict(item.options)
+        limits = self.limits(options)
+        return (self.frame_sampler or UniformFps()).adapted(options), limits
 
     def limits(self, options: dict[str, Any]) -> FrameLimits:
         """What the frames of a video may cost; takes the options that say so out of ``options``.
@@ -168,3 +184,14 @@ class MediaReader:
         del settings["max_source_pixels"]  # refuses media, but changes none
         text = json.dumps([*identity, choice, settings, _VERSION], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _as_bad_data(item: ContentItem) -> Iterator[None]:
+    """What options and sizes cannot be, as an error of the sample."""
+    try:
+        yield
+    except BadData:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise BadData("bad_media", f"{item.path}: {error}") from error

@@ -67,11 +67,11 @@ class SlowFast(FrameSampler):
         indices = self._select(video.num_frames, video.fps, most)
         fast = tuple(repeats(look(indices), self.min_frame_similarity))
         size, fast_size, found = self.sizes(fast.count(False), fast.count(True), video, limits)
-        geometry = limits.geometry
-        cost = fast.count(False) * geometry.tokens(*size) + fast.count(True) * geometry.tokens(*fast_size)
+        geometry, slow = limits.geometry, fast.count(False)
+        cost = slow * geometry.tokens(*size) + fast.count(True) * geometry.tokens(*fast_size)
         reason = (
-            f"{fast.count(False)} slow frames up to {found} tokens, {fast.count(True)} fast frames up to "
-            f"{self.fast_ratio:g} of that: {cost} of {limits.total_pixels / geometry.token_pixels:.0f} tokens"
+            f"{len(indices)} of {video.num_frames} frames: {slow} slow ones up to {found} tokens, {fast.count(True)} fast "
+            f"ones up to {self.fast_ratio:g} of that: {cost} of {limits.total_pixels / geometry.token_pixels:.0f} tokens"
         )
         return FramePlan(
             indices=tuple(indices),

@@ -15,6 +15,7 @@ from keyekit.data.reader import MediaReader, SecondResize
 from keyekit.data.sampling import UniformFps
 from keyekit.data.slow_fast import SlowFast
 from keyekit.data.template import ChatTemplate, TimeAxis, TimestampedFrames
+from keyekit.registry import constructor_parameters
 
 PIECES = Path(__file__).parent.parent.parent.parent / "recipes/_base/parts"
 
@@ -87,6 +88,19 @@ def test_recipe_pieces_are_the_presets(name: str) -> None:
     expected = processor_of(name)
     assert settings_of(built.reader, built.template) == settings_of(expected.reader, expected.template)
     assert built.reader.max_source_pixels == expected.reader.max_source_pixels
+
+
+@pytest.mark.parametrize("name", processors())
+def test_recipe_pieces_leave_nothing_to_what_they_replace(name: str) -> None:
+    """Merged over another reader, a piece has to name every setting that the other one may have had."""
+    piece = yaml.safe_load((PIECES / f"reader_{name}.yaml").read_text())
+    settings = {field.name for field in dataclasses.fields(MediaReader)}
+    assert piece.keys() == settings - {"geometry", "max_source_pixels"}
+    sampler = type(processor_of(name).frame_sampler)
+    assert piece["frame_sampler"]["init_args"].keys() == constructor_parameters(sampler).keys() - {
+        "video_start",
+        "video_end",
+    }
 
 
 @pytest.mark.parametrize(("model_type", "name"), MODEL_TYPES.items())

@@ -174,6 +174,22 @@ def test_the_second_resizing_applies_to_frames_if_wanted(media) -> None:
         SecondResize(min_pixels=10, max_pixels=1)
 
 
+def test_a_plan_says_what_would_be_read(media) -> None:
+    for reader in (READER, processor_of("keye_vl_1_5_8b").reader, processor_of("keye_vl_2_30b_a3b").reader):
+        plan, frames = reader.plan(clip(media, fps=1.0)), reader.read(clip(media, fps=1.0))
+        assert plan.timestamps(4.0) == frames.timestamps
+        assert (plan.fast, plan.fps) == (frames.fast, frames.fps)
+        sizes = [run.shape[1:3] for run in frames.runs for _ in run]
+        assert [plan.size_of(place) for place in range(len(plan.indices))] == sizes
+        assert f"{len(plan.indices)} " in plan.reason
+    with pytest.raises(BadData, match="unknown video option zoom"):
+        READER.plan(clip(media, zoom=2))
+    with pytest.raises(BadData, match="there is no video"):
+        READER.plan(clip(media, "none.mp4"))
+    with pytest.raises(TypeError, match="kind 'image'"):
+        READER.plan(ContentItem(kind="image", path=media / "wide.png"))
+
+
 def test_other_patches_give_other_sizes(media) -> None:
     reader = MediaReader(geometry=PatchGeometry(patch_size=16), min_image_tokens=1)
     wide = ContentItem(kind="image", path=media / "wide.png")

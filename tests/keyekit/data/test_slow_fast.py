@@ -68,7 +68,9 @@ def test_a_plan_knows_slow_and_fast_frames_and_says_why() -> None:
     assert (plan.size, plan.fast_size, plan.fps) == ((560, 1008), (308, 532), 2.0)
     assert [plan.size_of(place) for place in (0, 1)] == [(560, 1008), (308, 532)]
     assert plan.tokens() == 3 * 720 + 5 * 209
-    assert plan.reason == ("3 slow frames up to 768 tokens, 5 fast frames up to 0.3 of that: 3205 of 65536 tokens")
+    assert plan.reason == (
+        "8 of 16 frames: 3 slow ones up to 768 tokens, 5 fast ones up to 0.3 of that: 3205 of 65536 tokens"
+    )
 
 
 def test_a_video_without_repetition_has_no_fast_frame() -> None:
