@@ -1,0 +1,227 @@
+"""Triton kernels of grouped-query attention over selected keys: forward, query by query and over unions."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from keyekit_kernels.dsa.launch import launch_for, next_power_of_two
+from keyekit_kernels.dsa.union import Union
+
+__all__ = ["query_forward", "union_forward"]
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+EMPTY = tl.constexpr(-1e30)  # finite, so that a row without keys stays free of NaN
+
+
+@triton.jit
+def _accumulate(state, query, key, value, allowed, scale):
+    """One step of the online softmax: fold a tile of keys into (peak, total, mixed), all in powers of two."""
+    peak, total, mixed = state
+    logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    logits = tl.where(allowed, logits, EMPTY)
+    higher = tl.maximum(peak, tl.max(logits, 1))
+    weights = tl.where(allowed, tl.exp2(logits - higher[:, None]), 0.0)
+    shrink = tl.exp2(peak - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    mixed = mixed * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+    return higher, total, mixed
+
+
+@triton.jit
+def _finish(peak, total, mixed):
+    """Output and natural log-sum-exp; zeros and -1e30 for a row without keys."""
+    empty = total == 0.0
+    safe = tl.where(empty, 1.0, total)
+    lse = tl.where(empty, EMPTY, (peak + tl.log2(safe)) * LN2)
+    return mixed / safe[:, None], lse
+
+
+@triton.jit
+def query_forward_kernel(
+    query,  # [T, H, WIDTH]
+    key,  # [S, G, WIDTH]
+    value,  # [S, G, WIDTH]
+    indices,  # [T, N] int32, ascending, -1 tail
+    counts,  # [T] int32
+    output,  # [T, H, WIDTH]
+    lse,  # [T, H] float32
+    num_selected,
+    num_groups,
+    scale,  # times log2(e)
+    PER_GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per query and group: its heads are the rows of a tile, padded to a tensor core's sixteen."""
+    token = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1)
+    row, channel, column = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
+    real = row < PER_GROUP
+    head = token * num_groups * PER_GROUP + group * PER_GROUP + row
+    heads = head[:, None] * WIDTH + channel
+    q = tl.load(query + heads, mask=real[:, None], other=0.0)
+    state = tl.full([ROWS], EMPTY, tl.float32), tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    count = tl.load(counts + token)
+    for start in range(0, count, BLOCK):
+        chosen = start + column < count
+        index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0).to(tl.int64)
+        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
+        k = tl.load(key + place, mask=chosen[:, None], other=0.0)
+        v = tl.load(value + place, mask=chosen[:, None], other=0.0)
+        state = _accumulate(state, q, k, v, chosen[None, :] & real[:, None], scale)
+    mixed, total = _finish(state[0], state[1], state[2])
+    tl.store(output + heads, mixed.to(output.dtype.element_ty), mask=real[:, None])
+    tl.store(lse + head, total, mask=real)
+
+
+@triton.jit
+def union_forward_kernel(
+    query,  # [T, H, WIDTH]
+    key,  # [S, G, WIDTH]
+    value,  # [S, G, WIDTH]
+    keys,  # [U] int32
+    masks,  # [U] int32
+    starts,  # [blocks + 1] int64
+    first,  # [blocks] int32
+    size,  # [blocks] int32
+    output,  # [T, H, WIDTH]
+    lse,  # [T, H] float32
+    num_groups,
+    scale,  # times log2(e)
+    PER_GROUP: tl.constexpr,
+    PADDED: tl.constexpr,
+    QUERIES: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per ``QUERIES`` of a block and group: rows are (query, head), and a bit says who selected which key."""
+    block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    group = tl.program_id(1)
+    row, channel, column = tl.arange(0, QUERIES * PADDED), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
+    bit = part * QUERIES + row // PADDED
+    real = (row % PADDED < PER_GROUP) & (bit < tl.load(size + block))
+    token = tl.load(first + block).to(tl.int64) + bit
+    head = token * num_groups * PER_GROUP + group * PER_GROUP + row % PADDED
+    heads = head[:, None] * WIDTH + channel
+    q = tl.load(query + heads, mask=real[:, None], other=0.0)
+    peak = tl.full([QUERIES * PADDED], EMPTY, tl.float32)
+    state = peak, tl.zeros([QUERIES * PADDED], tl.float32), tl.zeros([QUERIES * PADDED, WIDTH], tl.float32)
+    begin = tl.load(starts + block)
+    count = (tl.load(starts + block + 1) - begin).to(tl.int32)
+    for start in range(0, count, BLOCK):
+        inside = start + column < count
+        index = tl.load(keys + begin + start + column, mask=inside, other=0).to(tl.int64)
+        mask = tl.load(masks + begin + start + column, mask=inside, other=0)
+        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
+        k = tl.load(key + place, mask=inside[:, None], other=0.0)
+        v = tl.load(value + place, mask=inside[:, None], other=0.0)
+        allowed = ((mask[None, :] >> bit[:, None]) & 1) != 0
+        state = _accumulate(state, q, k, v, allowed & real[:, None], scale)
+    mixed, total = _finish(state[0], state[1], state[2])
+    tl.store(output + heads, mixed.to(output.dtype.element_ty), mask=real[:, None])
+    tl.store(lse + head, total, mask=real)
+
+
+def query_forward(
+    query: Tensor, key: Tensor, value: Tensor, indices: Tensor, counts: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attend query by query.
+
+    Args:
+        query: ``[T, H, K]`` contiguous.
+        key: ``[S, G, K]`` contiguous.
+        value: ``[S, G, K]`` contiguous.
+        indices: ``[T, N]`` int32 rows of the keys, ascending, -1 tail.
+        counts: ``[T]`` int32 keys selected by each query.
+        scale: Factor on the dot products.
+
+    Returns:
+        Output ``[T, H, K]`` and natural log-sum-exp ``[T, H]`` float32.
+    """
+    output, lse = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
+    num_tokens, num_heads, width = query.shape
+    groups = key.shape[1]
+    launch = launch_for("query forward", width, is_interpreted(query))
+    if num_tokens:
+        query_forward_kernel[(num_tokens, groups)](
+            query,
+            key,
+            value,
+            indices,
+            counts,
+            output,
+            lse,
+            indices.shape[1],
+            groups,
+            scale * LOG2E.value,
+            PER_GROUP=num_heads // groups,
+            ROWS=max(next_power_of_two(num_heads // groups), 16),
+            WIDTH=width,
+            BLOCK=launch.block,
+            num_warps=launch.warps,
+            num_stages=launch.stages,
+        )
+    return output, lse
+
+
+def union_forward(query: Tensor, key: Tensor, value: Tensor, union: Union, scale: float) -> tuple[Tensor, Tensor]:
+    """Attend block by block over the union of their queries' keys; same result as :func:`query_forward`.
+
+    Args:
+        query: ``[T, H, K]`` contiguous.
+        key: ``[S, G, K]`` contiguous.
+        value: ``[S, G, K]`` contiguous.
+        union: Selections of blocks of adjacent queries.
+        scale: Factor on the dot products.
+
+    Returns:
+        Output ``[T, H, K]`` and natural log-sum-exp ``[T, H]`` float32.
+    """
+    output, lse = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
+    _, num_heads, width = query.shape
+    groups = key.shape[1]
+    launch = launch_for("union forward", width, is_interpreted(query))
+    queries, padded = rows_of(launch.queries, union.group, num_heads // groups)
+    parts = -(-union.group // queries)
+    if union.num_blocks:
+        union_forward_kernel[(union.num_blocks * parts, groups)](
+            query,
+            key,
+            value,
+            union.keys,
+            union.masks,
+            union.starts,
+            union.first,
+            union.size,
+            output,
+            lse,
+            groups,
+            scale * LOG2E.value,
+            PER_GROUP=num_heads // groups,
+            PADDED=padded,
+            QUERIES=queries,
+            PARTS=parts,
+            WIDTH=width,
+            BLOCK=launch.block,
+            num_warps=launch.warps,
+            num_stages=launch.stages,
+        )
+    return output, lse
+
+
+def rows_of(wanted: int, group: int, per_group: int) -> tuple[int, int]:
+    """Queries per program and heads per query, padded to powers of two that fill a tensor core's sixteen rows."""
+    queries = min(wanted, next_power_of_two(group))
+    padded = next_power_of_two(per_group)
+    return queries, max(padded, 16 // queries)
+
+
+def is_interpreted(tensor: Tensor) -> bool:
+    """Whether Triton runs kernels on the processor."""
+    return tensor.device.type == "cpu"
