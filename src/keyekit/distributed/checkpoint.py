@@ -115,8 +115,9 @@ class DistributedFolder:
         try:
             self._reader.read_data(LoadPlan(items), _IntoRegion(region)).wait()
         except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            # Torch's own text advises to load without safety, which helps nobody whose file is damaged.
             raise CheckpointError(
-                f"{name} in {self.path} cannot be read ({error}): the checkpoint is damaged"
+                f"{name} in {self.path} cannot be read as a tensor: the checkpoint is damaged, copy it again"
             ) from error
         return region
 
@@ -157,11 +158,24 @@ def write_distributed(source: TensorSource, folder: Path, advance: Callable[[int
         try:
             dcp.save({}, storage_writer=dcp.FileSystemWriter(folder), planner=planner, no_dist=True)
         except (dcp.CheckpointException, OSError, RuntimeError, CheckpointError) as error:
-            cause = planner.cause_of(error)
+            cause = _cause(error)
             if isinstance(cause, CheckpointError):  # the source's problem, not the target's
                 raise cause from error
-            text = f"{cause} while writing {planner.current}; a folder that was there before is left as it is"
-            raise OSError(getattr(cause, "errno", None) or errno.EIO, text, str(folder)) from error
+            said = cause.strerror if isinstance(cause, OSError) else str(cause).splitlines()[0]
+            text = f"{said} while writing {planner.current}; a folder that was there before is left as it is"
+            raise OSError(getattr(cause, "errno", errno.EIO), text, str(folder)) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first thing that went wrong, inside what torch and its archive writer made of it."""
+    if isinstance(error, dcp.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError | CheckpointError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error
 
 
 class _FromSource(DefaultSavePlanner):
@@ -193,13 +207,6 @@ class _FromSource(DefaultSavePlanner):
         if self.advance is not None:
             self.advance(chunk.nbytes)
         return chunk
-
-    @staticmethod
-    def cause_of(error: BaseException) -> BaseException:
-        """The error inside the wrapping of torch."""
-        if isinstance(error, dcp.CheckpointException):
-            return next(iter(error.failures.values()))[0]
-        return error
 
 
 class _IntoRegion(DefaultLoadPlanner):

@@ -15,7 +15,7 @@ __all__ = ["tiny_checkpoint"]
 
 _VISION_DIM, _VISION_HIDDEN, _DIM, _VOCABULARY, _LAYERS = 24, 32, 32, 41, 2
 _HEADS, _GROUPS, _HEAD_DIM, _HIDDEN = 4, 2, 16, 40
-_EXPERTS, _EXPERT_DIM, _INDEXER_HEADS, _INDEXER_DIM = 3, 20, 2, 8
+_EXPERTS, _EXPERT_DIM, _INDEXER_HEADS, _INDEXER_DIM = 3, 24, 2, 8
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 

@@ -26,5 +26,5 @@ def test_families_differ_where_the_sheets_say(tmp_path) -> None:
     assert "model.layers.0.self_attn.sa_indexer.k_norm.bias" in names["KeyeVL2"]
     assert "model.layers.0.mlp.gate_proj.weight" in names["Keye"]
     single = tiny_checkpoint(tmp_path / "single", experts="separate")
-    assert single["model.layers.1.mlp.experts.2.down_proj.weight"].shape == (32, 20)
+    assert single["model.layers.1.mlp.experts.2.down_proj.weight"].shape == (32, 24)
     assert json.loads((tmp_path / "KeyeVL2" / "config.json").read_text())["sa_config"]["topk"] == 8

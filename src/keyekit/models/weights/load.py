@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from keyekit.models.weights.network import local_part, network_tensors, tied_nam
 from keyekit.models.weights.source import CheckpointError, Stored, TensorSource
 
 __all__ = ["LoadReport", "compare", "load_weights"]
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,8 @@ def load_weights(
     on_meta = {name for name, tensor in own.items() if tensor.is_meta}
     tied = tied_names(network)
     if on_meta:
-        materialize(network, device, lambda name, tensor: _new_dtype(source.tensors.get(name), tensor, dtype))
+        common = _common_dtype(source, report.loaded)
+        materialize(network, device, lambda name, tensor: _new_dtype(source.tensors.get(name), tensor, dtype, common))
         own = network_tensors(network)
         initialize(network, on_meta.intersection(report.missing))
     converted = _check_dtypes(source, report, own, tied, convert)
@@ -154,12 +158,19 @@ def compare(network: nn.Module, source: TensorSource) -> LoadReport:
     )
 
 
-def _new_dtype(stored: Stored | None, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+def _new_dtype(stored: Stored | None, tensor: Tensor, dtype: torch.dtype | None, common: torch.dtype) -> torch.dtype:
+    """Of a tensor on meta: as asked for, as in the folder, or like the folder's others."""
     if not tensor.is_floating_point():
         return tensor.dtype
-    if dtype is None and stored is not None and stored.dtype.is_floating_point:
-        return stored.dtype
-    return dtype or tensor.dtype
+    if dtype is not None:
+        return dtype
+    return stored.dtype if stored is not None and stored.dtype in _FLOATS else common
+
+
+def _common_dtype(source: TensorSource, names: Sequence[str]) -> torch.dtype:
+    """The floating-point dtype that most of the tensors have."""
+    counts = Counter(source.tensors[name].dtype for name in names if source.tensors[name].dtype in _FLOATS)
+    return counts.most_common(1)[0][0] if counts else torch.get_default_dtype()
 
 
 def _check_dtypes(
@@ -171,8 +182,7 @@ def _check_dtypes(
         there, here = source.tensors[name].dtype, own[tied.get(name, name)].dtype
         if there == here:
             continue
-        floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-        if there not in floats or here not in floats:
+        if there not in _FLOATS or here not in _FLOATS:
             raise CheckpointError(
                 f"{name} is {there} in {source.where(name)} but {here} in the model: only float64, float32, float16 and "
                 "bfloat16 convert into each other; a quantised checkpoint has to be dequantised first"

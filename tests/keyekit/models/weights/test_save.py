@@ -67,7 +67,7 @@ def test_options_change_shards_experts_and_dtype(tmp_path) -> None:
     save_weights(model, tmp_path / "d", experts="separate", dtype=torch.bfloat16)
     separate = load_file(tmp_path / "d" / "model.safetensors")
     gate_up = tensors["model.layers.0.mlp.experts.gate_up_proj"]
-    assert torch.equal(separate["model.layers.0.mlp.experts.1.up_proj.weight"], gate_up[1, :, 20:].T)
+    assert torch.equal(separate["model.layers.0.mlp.experts.1.up_proj.weight"], gate_up[1, :, 24:].T)
     assert PACKING not in separate
 
 
