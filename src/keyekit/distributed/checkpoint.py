@@ -156,7 +156,8 @@ def write_distributed(source: TensorSource, folder: Path, advance: Callable[[int
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            dcp.save({}, storage_writer=dcp.FileSystemWriter(folder), planner=planner, no_dist=True)
+            writer = dcp.FileSystemWriter(folder, per_thread_copy_ahead=0)  # one chunk after the other, on any machine
+            dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
         except (dcp.CheckpointException, OSError, RuntimeError, CheckpointError) as error:
             cause = _cause(error)
             if isinstance(cause, CheckpointError):  # the source's problem, not the target's
@@ -186,6 +187,7 @@ class _FromSource(DefaultSavePlanner):
         self.source = source
         self.advance = advance
         self.current = "the first tensor"
+        self._chunk = torch.empty(0)
         self._regions: dict[MetadataIndex, tuple[str, tuple[int, ...], tuple[int, ...]]] = {}
 
     def create_local_plan(self) -> SavePlan:
@@ -203,10 +205,12 @@ class _FromSource(DefaultSavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         self.current, offset, shape = self._regions[write_item.index]
-        chunk = self.source.read(self.current, offset, shape)
+        # The writer has stored the chunk before, yet keeps the last one of every tensor to the end: take its memory back.
+        self._chunk.untyped_storage().resize_(0)
+        self._chunk = self.source.read(self.current, offset, shape).clone()
         if self.advance is not None:
-            self.advance(chunk.nbytes)
-        return chunk
+            self.advance(self._chunk.nbytes)
+        return self._chunk
 
 
 class _IntoRegion(DefaultLoadPlanner):

@@ -41,6 +41,27 @@ def test_torch_reads_what_we_write(tmp_path, monkeypatch, experts, chunk) -> Non
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_one_chunk_is_in_memory_at_a_time(tmp_path, monkeypatch) -> None:
+    """Torch's writer would keep the last chunk of every tensor, which adds up to gigabytes in a real checkpoint."""
+    tiny_checkpoint(tmp_path / "hf", experts="separate")
+    chunks, held = [], []
+    resolve = module._FromSource.resolve_data
+
+    def watched(planner, write_item) -> torch.Tensor:
+        chunks.append(resolve(planner, write_item))
+        held.append(sum(chunk.untyped_storage().nbytes() for chunk in chunks))
+        return chunks[-1]
+
+    monkeypatch.setattr(module._FromSource, "resolve_data", watched)
+    source = WeightFolder(tmp_path / "hf")
+    write_distributed(source, tmp_path / "dcp")
+    assert max(held) == max(stored.nbytes for stored in source.tensors.values())
+    assert len(chunks) == len(source.tensors)
+    assert torch.equal(
+        whole(DistributedFolder(tmp_path / "dcp"), "model.norm.weight"), whole(source, "model.norm.weight")
+    )
+
+
 def _save_sharded(rank: int, world_size: int, origin, target) -> None:
     network, _ = from_pretrained(origin)
     for layer in network.decoder.layers:
