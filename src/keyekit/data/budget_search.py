@@ -27,8 +27,9 @@ class BudgetSearch(FrameSampler):
         fps: Wanted frames per second; a video that has fewer gives all of its frames.
         min_frames: Fewest frames.
         max_frames: Most frames; never more than the budget holds at the smallest size. ``None`` for as many as it holds.
-        adaptive: Whether a short video has a smaller budget, by the table of the ``paper`` or of the released ``code``
-            (:data:`ADAPTIVE_SCALES`). ``off`` is the released default. Only where a sample has a single video; applied once.
+        adaptive: Give short videos a part of the budget, by the table of the ``paper`` or of the released ``code``
+            (:data:`ADAPTIVE_SCALES`); ``None``, the released default, gives every video all of it. Only where a sample has a
+            single video; applied once.
         keep_budget: The released search ends at the first size that *exceeds* the budget; ``True`` takes the last that fits.
 
     Example:
@@ -41,17 +42,19 @@ class BudgetSearch(FrameSampler):
         fps: float = 2.0,
         min_frames: int = 2,
         max_frames: int | None = None,
-        adaptive: Literal["off", "paper", "code"] = "off",
+        adaptive: Literal["paper", "code"] | None = None,
         keep_budget: bool = False,
     ) -> None:
         if fps <= 0 or min_frames < 1 or (max_frames is not None and max_frames < min_frames):
             raise ValueError(f"need fps > 0 and 1 <= min_frames <= max_frames, got {fps}, {min_frames}, {max_frames}")
-        if adaptive != "off" and adaptive not in ADAPTIVE_SCALES:
-            raise ValueError(f"adaptive={adaptive!r}: choose off, {', '.join(ADAPTIVE_SCALES)}")
+        if adaptive is not None and adaptive not in ADAPTIVE_SCALES:
+            raise ValueError(
+                f"adaptive={adaptive!r}: choose {', '.join(ADAPTIVE_SCALES)}, or None for no smaller budgets"
+            )
         self.fps = fps
         self.min_frames = min_frames
         self.max_frames = max_frames
-        self.adaptive: Literal["off", "paper", "code"] = adaptive
+        self.adaptive: Literal["paper", "code"] | None = adaptive
         self.keep_budget = keep_budget
 
     def select(self, num_frames: int, fps: float) -> list[int]:
@@ -65,7 +68,7 @@ class BudgetSearch(FrameSampler):
             >>> BudgetSearch(adaptive="paper").scale(300.0), BudgetSearch(adaptive="code").scale(300.0)
             (0.25, 0.18)
         """
-        if self.adaptive == "off" or num_videos > 1:
+        if self.adaptive is None or num_videos > 1:
             return 1.0
         return next((scale for limit, scale in ADAPTIVE_SCALES[self.adaptive] if seconds <= limit), 1.0)
 

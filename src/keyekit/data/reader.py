@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from keyekit.data.errors import BadData
@@ -180,10 +180,14 @@ class MediaReader:
             identity = [str(item.path), "missing"]
         sampler = self.frame_sampler or UniformFps()
         choice = [type(sampler).__name__, sorted(vars(sampler).items()), item.kind, sorted(item.options.items())]
-        settings = asdict(replace(self, frame_sampler=None))
-        del settings["max_source_pixels"]  # refuses media, but changes none
+        settings = [getattr(self, name) for name in _DECIDING]
         text = json.dumps([*identity, choice, settings, _VERSION], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+_DECIDING = tuple(  # a frame sampler is told by its own settings, and the source limit refuses media, but changes none
+    field.name for field in fields(MediaReader) if field.name not in ("frame_sampler", "max_source_pixels")
+)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def test_samples_may_bring_options() -> None:
 
 
 def test_impossible_settings() -> None:
-    with pytest.raises(ValueError, match="choose off, paper, code"):
+    with pytest.raises(ValueError, match="choose paper, code, or None"):
         BudgetSearch(adaptive="on")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="fps > 0"):
         BudgetSearch(fps=0)
