@@ -188,6 +188,27 @@ PARTS: tuple[Part, ...] = (
         "sigmoid scores, balanced by a bias instead of a loss",
     ),
     Part(
+        "router",
+        "GroupLimited",
+        "keyekit.nn.moe.group_limited:GroupLimited",
+        "DeepSeek-V2, arXiv:2405.04434; DeepSeek-V3, arXiv:2412.19437",
+        "the best experts of the best few groups",
+    ),
+    Part(
+        "router",
+        "ExpertChoice",
+        "keyekit.nn.moe.expert_choice:ExpertChoice",
+        "Expert choice, arXiv:2202.09368",
+        "experts take their best tokens; even, but not causal",
+    ),
+    Part(
+        "router",
+        "Hash",
+        "keyekit.nn.moe.hashing:Hash",
+        "Hash layers, arXiv:2106.04426",
+        "the token id decides; nothing is learnt",
+    ),
+    Part(
         "objective",
         "CrossEntropy",
         "keyekit.objectives.cross_entropy:CrossEntropy",

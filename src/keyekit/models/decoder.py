@@ -82,12 +82,18 @@ class DecoderLayer(nn.Module):
         self.mlp = feed_forward(spec)
 
     def forward(
-        self, hidden: Tensor, context: LayerContext, experts: Tensor | None = None
+        self, hidden: Tensor, context: LayerContext, experts: Tensor | None = None, tokens: Tensor | None = None
     ) -> tuple[Tensor, AttentionOutput, FeedForwardOutput]:
         """Transform ``hidden [T, D]``; returns it with what the two parts reported."""
         attended = self.self_attn(self.input_layernorm(hidden), context)
         hidden = hidden + attended.hidden
-        transformed = self.mlp(self.post_attention_layernorm(hidden), context.num_tokens, experts)
+        transformed = self.mlp(
+            self.post_attention_layernorm(hidden),
+            context.num_tokens,
+            experts,
+            tokens=tokens,
+            segments=context.segments,
+        )
         return hidden + transformed.hidden, attended, transformed
 
 
@@ -161,6 +167,7 @@ class Decoder(nn.Module):
         segments: Segments,
         *,
         num_tokens: int | None = None,
+        tokens: Tensor | None = None,
         cache: DecoderCache | None = None,
         selections: Sequence[LayerSelection] | None = None,
     ) -> DecoderOutput:
@@ -171,6 +178,7 @@ class Decoder(nn.Module):
             positions: ``[3, T]`` int64.
             segments: One segment per sequence.
             num_tokens: Leading tokens that belong to samples; all by default.
+            tokens: ``[T]`` int64 token ids, for routers that read them.
             cache: Keys and values of earlier tokens while decoding.
             selections: Discrete choices to replay, one entry per layer.
 
@@ -189,7 +197,7 @@ class Decoder(nn.Module):
                 cache=None if cache is None else cache.layer(index),
                 selection=chosen.keys,
             )
-            hidden, attention, feed_forward = layer(hidden, context, chosen.experts)
+            hidden, attention, feed_forward = layer(hidden, context, chosen.experts, tokens)
             attended.append(attention)
             transformed.append(feed_forward.routing)
         return DecoderOutput(

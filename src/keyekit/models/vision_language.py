@@ -53,6 +53,7 @@ class VisionLanguageModel(nn.Module):
             batch.positions,
             batch.segments,
             num_tokens=num_tokens,
+            tokens=batch.tokens,
             cache=cache,
             selections=selections,
         )

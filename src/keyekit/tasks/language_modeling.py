@@ -16,7 +16,12 @@ from keyekit.models.generation import generate
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.moe.base import Router
 from keyekit.objectives.cross_entropy import CrossEntropy
-from keyekit.objectives.router_balance import balance_loss, load_imbalance
+from keyekit.objectives.router_balance import (
+    balance_loss,
+    load_imbalance,
+    router_z_loss,
+    sequence_balance_loss,
+)
 from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.schedules import Schedule
 from keyekit.tasks.base import Task
@@ -39,6 +44,8 @@ class LanguageModeling(Task):
         groups: Learning rates, decay and freezing by name pattern; the first match decides.
         schedule: Learning-rate schedule; warm-up and cosine by default.
         router_balance: Factor on the routers' balance loss; routers that balance themselves (``SigmoidBias``) have none.
+        router_z: Factor on the routers' z-loss, which keeps their logits small.
+        router_sequence_balance: Factor on the balance loss of each sequence by itself, for any router with probabilities.
         max_new_tokens: Longest generated answer.
         init_from: Folder with weights to start from, such as a contrastive run's ``export``.
     """
@@ -55,12 +62,16 @@ class LanguageModeling(Task):
         groups: list[ParameterGroup] | None = None,
         schedule: Schedule | None = None,
         router_balance: float = 0.001,
+        router_z: float = 0.0,
+        router_sequence_balance: float = 0.0,
         max_new_tokens: int = 32,
         init_from: str | None = None,
     ) -> None:
         super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from)
         self.objective = objective or CrossEntropy()
         self.router_balance = router_balance
+        self.router_z = router_z
+        self.router_sequence_balance = router_sequence_balance
         self.max_new_tokens = max_new_tokens
         self._expert_load: list[Tensor] = []
         self._routers = [module for module in network.modules() if isinstance(module, Router)]  # one per mixture layer
@@ -90,10 +101,8 @@ class LanguageModeling(Task):
         }
         if output.routing:
             self._remember_load(output)
-            balance = balance_loss(output.routing)
-            if all(router.needs_balance_loss for router in self._routers):
-                loss = loss + self.router_balance * balance
-            values |= {"train/router_balance": balance.detach(), "train/load_imbalance": load_imbalance(output.routing)}
+            routers, router_values = self._router_losses(output)
+            loss, values = loss + routers, values | router_values
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
         self.log_dict(values, batch_size=batch.num_targets or 1)
         return loss
@@ -132,6 +141,20 @@ class LanguageModeling(Task):
         answers = generate(self.network, batch, stop_tokens=stop, max_new_tokens=self.max_new_tokens)
         texts = (tokenizer.decode(answer) for answer in answers)
         return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
+
+    def _router_losses(self, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the routers' losses, and what to log of them."""
+        balance = balance_loss(output.routing)
+        self_balanced = not all(router.needs_balance_loss for router in self._routers)
+        terms = {"train/router_balance": (0.0 if self_balanced else self.router_balance, balance)}
+        if self.router_z:
+            terms["train/router_z"] = (self.router_z, router_z_loss(output.routing))
+        if self.router_sequence_balance:
+            sequences = sequence_balance_loss(output.routing)
+            terms["train/router_sequence_balance"] = (self.router_sequence_balance, sequences)
+        total = sum((factor * term for factor, term in terms.values() if factor), start=balance.new_zeros(()))
+        values = {name: term.detach() for name, (_, term) in terms.items()}
+        return total, values | {"train/load_imbalance": load_imbalance(output.routing)}
 
     def _remember_load(self, output: DecoderOutput) -> None:
         """Add up the experts' visits until the next optimizer step."""

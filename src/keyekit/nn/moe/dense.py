@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from keyekit.batch import Segments
 from keyekit.nn.moe.base import FeedForward, FeedForwardOutput
 from keyekit.nn.spec import LayerSpec
 
@@ -25,7 +26,13 @@ class SwiGLU(FeedForward):
         self.down_proj = nn.Linear(spec.hidden_dim, spec.dim, bias=False)
 
     def forward(
-        self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None
+        self,
+        hidden: Tensor,
+        num_tokens: int | None = None,
+        selection: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> FeedForwardOutput:
         """Transform ``hidden [T, D]``; see :class:`FeedForward`."""
         inner = functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden)

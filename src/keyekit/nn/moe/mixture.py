@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from keyekit.batch import Segments
 from keyekit.nn.moe.base import FeedForward, FeedForwardOutput, Router, RouterSpec
+from keyekit.nn.moe.dense import SwiGLU
+from keyekit.nn.moe.experts import Experts, Implementation
 from keyekit.nn.moe.routers import SoftmaxTopK
 from keyekit.nn.spec import LayerSpec
 
-__all__ = ["Experts", "MixtureOfExperts", "grouped_product", "product_by_product"]
+__all__ = ["MixtureOfExperts"]
 
 
 class MixtureOfExperts(FeedForward):
@@ -24,6 +26,13 @@ class MixtureOfExperts(FeedForward):
         active_experts: Experts per token A.
         expert_dim: Inner width of one expert.
         router: Which router chooses.
+        implementation: How experts are computed: ``grouped`` (PyTorch's grouped product), ``segments`` (sorted visits, one
+            expert after the other), ``loop`` (the definition). ``auto`` decides by device and dtype and logs what it took.
+        num_shared_experts: Experts that every token visits, as one SwiGLU of so many times the inner width; none by default.
+        gate_shared_expert: Whether a learnt sigmoid of the token scales the shared expert.
+
+    Raises:
+        ValueError: If sizes or implementation are impossible.
     """
 
     def __init__(
@@ -33,68 +42,36 @@ class MixtureOfExperts(FeedForward):
         active_experts: int = 8,
         expert_dim: int = 768,
         router: Callable[[RouterSpec], Router] = SoftmaxTopK,
+        implementation: Implementation = "auto",
+        num_shared_experts: int = 0,
+        gate_shared_expert: bool = False,
     ) -> None:
         super().__init__(spec)
+        if num_shared_experts < 0:
+            raise ValueError(f"num_shared_experts={num_shared_experts} must be at least 0")
+        if gate_shared_expert and not num_shared_experts:
+            raise ValueError("gate_shared_expert needs a shared expert: set num_shared_experts to 1 or more")
         self.gate = router(RouterSpec(dim=spec.dim, num_experts=num_experts, active_experts=active_experts))
-        self.experts = Experts(num_experts, spec.dim, expert_dim)
+        self.experts = Experts(num_experts, spec.dim, expert_dim, implementation)
+        wide = replace(spec, hidden_dim=num_shared_experts * expert_dim)
+        self.shared_expert = SwiGLU(wide) if num_shared_experts else None
+        self.shared_expert_gate = nn.Linear(spec.dim, 1, bias=False) if gate_shared_expert else None
 
     def forward(
-        self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None
+        self,
+        hidden: Tensor,
+        num_tokens: int | None = None,
+        selection: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> FeedForwardOutput:
         """Transform ``hidden [T, D]``; see :class:`FeedForward`."""
-        routing = self.gate(hidden, num_tokens, selection)
-        num_active = routing.experts.shape[1]
-        visits = routing.experts.flatten()
-        order = visits.argsort(stable=True)  # visits sorted by expert, tokens in order within each
-        counts = visits.new_zeros(self.experts.num_experts).scatter_add_(0, visits, torch.ones_like(visits))
-        visited = self.experts(hidden[order // num_active], counts)
-        weighted = visited * routing.weights.flatten()[order, None].to(visited.dtype)
-        return FeedForwardOutput(
-            hidden=torch.zeros_like(hidden).index_add(0, order // num_active, weighted), routing=routing
-        )
-
-
-class Experts(nn.Module):
-    """SwiGLU experts as two stacked matrices, in the layout of the released checkpoint (Keye-VL-2.0 sheet 5).
-
-    Args:
-        num_experts: Experts E.
-        dim: Model width D.
-        expert_dim: Inner width of one expert.
-    """
-
-    def __init__(self, num_experts: int, dim: int, expert_dim: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
-        # Stored in x out; the gate is the first half of the last axis, the up projection the second (sheet 5).
-        self.gate_up_proj = nn.Parameter(torch.randn(num_experts, dim, 2 * expert_dim) * 0.02)
-        self.down_proj = nn.Parameter(torch.randn(num_experts, expert_dim, dim) * 0.02)
-
-    def forward(self, hidden: Tensor, counts: Tensor) -> Tensor:
-        """Transform ``hidden [visits, D]``, sorted by expert, of which ``counts [E]`` go to each."""
-        gate, up = grouped_product(hidden, self.gate_up_proj, counts).chunk(2, dim=-1)
-        return grouped_product(functional.silu(gate) * up, self.down_proj, counts)
-
-
-def grouped_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
-    """Multiply consecutive groups of rows, each with its own matrix, in one call.
-
-    PyTorch's grouped kernel takes float32, bfloat16 and float16; float64 runs through :func:`product_by_product`.
-
-    Args:
-        rows: ``[visits, in]``, sorted by expert.
-        matrices: ``[E, in, out]``.
-        counts: ``[E]`` int64 rows of each expert.
-
-    Returns:
-        ``[visits, out]``.
-    """
-    if rows.dtype == torch.float64:
-        return product_by_product(rows, matrices, counts)
-    return functional.grouped_mm(rows, matrices, offs=counts.cumsum(0).to(torch.int32))
-
-
-def product_by_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
-    """The definition of :func:`grouped_product`: one matrix product per expert. Reads ``counts [E]`` on the host."""
-    groups = rows.split(counts.tolist())
-    return torch.cat([group @ matrix for group, matrix in zip(groups, matrices, strict=True)])
+        routing = self.gate(hidden, num_tokens, selection, tokens=tokens, segments=segments)
+        output = self.experts(hidden, routing)
+        if self.shared_expert is not None:
+            shared = self.shared_expert(hidden).hidden
+            if self.shared_expert_gate is not None:
+                shared = shared * self.shared_expert_gate(hidden).sigmoid()
+            output = output + shared
+        return FeedForwardOutput(hidden=output, routing=routing)

@@ -1,12 +1,13 @@
-"""Routers: softmax top-k, and sigmoid with a balancing bias."""
+"""Routers that score every expert and take the best: softmax top-k, and sigmoid with a balancing bias."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from keyekit.nn.moe.base import Router, RouterSpec, RouterStatistics, Routing
+from keyekit.batch import Segments
+from keyekit.nn.moe.base import Router, RouterSpec, Routing
+from keyekit.nn.moe.scoring import normalized, routing_statistics, token_logits
 
 __all__ = ["SigmoidBias", "SoftmaxTopK"]
 
@@ -24,16 +25,25 @@ class SoftmaxTopK(Router):
         self.normalize = normalize
         self.weight = nn.Parameter(torch.randn(spec.num_experts, spec.dim) * 0.02)
 
-    def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> Routing:
+    def forward(
+        self,
+        hidden: Tensor,
+        num_tokens: int | None = None,
+        selection: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        segments: Segments | None = None,
+    ) -> Routing:
         """Route ``hidden [T, D]``; see :class:`Router`."""
-        probabilities = _logits(hidden, self.weight).softmax(dim=-1)
-        experts = (
-            probabilities.topk(self.spec.active_experts, dim=-1).indices if selection is None else selection.long()
+        logits = token_logits(hidden, self.weight)
+        probabilities = logits.softmax(dim=-1)
+        chosen = probabilities.topk(self.spec.active_experts, dim=-1).indices if selection is None else selection.long()
+        weights = probabilities.gather(1, chosen)
+        return Routing(
+            weights=normalized(weights) if self.normalize else weights,
+            experts=chosen,
+            statistics=routing_statistics(probabilities, chosen, num_tokens, logits=logits, segments=segments),
         )
-        weights = probabilities.gather(1, experts)
-        if self.normalize:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return Routing(weights=weights, experts=experts, statistics=_statistics(probabilities, experts, num_tokens))
 
 
 class SigmoidBias(Router):
@@ -58,32 +68,27 @@ class SigmoidBias(Router):
         self.weight = nn.Parameter(torch.randn(spec.num_experts, spec.dim) * 0.02)
         self.register_buffer("bias", torch.zeros(spec.num_experts))
 
-    def forward(self, hidden: Tensor, num_tokens: int | None = None, selection: Tensor | None = None) -> Routing:
+    def forward(
+        self,
+        hidden: Tensor,
+        num_tokens: int | None = None,
+        selection: Tensor | None = None,
+        *,
+        tokens: Tensor | None = None,
+        segments: Segments | None = None,
+    ) -> Routing:
         """Route ``hidden [T, D]``; see :class:`Router`."""
-        scores = _logits(hidden, self.weight).sigmoid()
-        chosen = (scores + self.bias).topk(self.spec.active_experts, dim=-1).indices
-        experts = chosen if selection is None else selection.long()
-        weights = scores.gather(1, experts)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-        shares = scores / scores.sum(dim=-1, keepdim=True)
-        return Routing(weights=weights, experts=experts, statistics=_statistics(shares, experts, num_tokens))
+        logits = token_logits(hidden, self.weight)
+        scores = logits.sigmoid()
+        best = (scores + self.bias).topk(self.spec.active_experts, dim=-1).indices
+        chosen = best if selection is None else selection.long()
+        return Routing(
+            weights=normalized(scores.gather(1, chosen)),
+            experts=chosen,
+            statistics=routing_statistics(normalized(scores), chosen, num_tokens, logits=logits, segments=segments),
+        )
 
     @torch.no_grad()
     def update(self, counts: Tensor) -> None:
         """Move the bias against the load ``counts [E]``."""
         self.bias += self.bias_rate * torch.sign(counts.mean() - counts)
-
-
-def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """``[T, E]`` of ``hidden [T, D]`` in float32, also under autocast: rounded logits send tokens to other experts."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        return functional.linear(hidden.float(), weight.float())
-
-
-def _statistics(probabilities: Tensor, experts: Tensor, num_tokens: int | None) -> RouterStatistics:
-    """Sum probabilities ``[T, E]`` and choices ``[T, A]`` over the first ``num_tokens`` tokens."""
-    num_tokens = probabilities.shape[0] if num_tokens is None else num_tokens
-    counts = torch.zeros(probabilities.shape[1], device=probabilities.device)
-    chosen = experts[:num_tokens].flatten()
-    counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=counts.dtype))
-    return RouterStatistics(probabilities=probabilities[:num_tokens].sum(dim=0), counts=counts, num_tokens=num_tokens)

@@ -1,11 +1,20 @@
 """Mixture of experts and its routers."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
+from transformers import Qwen2MoeConfig
+from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 
 from keyekit.nn.moe.base import RouterSpec
-from keyekit.nn.moe.mixture import MixtureOfExperts, grouped_product, product_by_product
+from keyekit.nn.moe.dense import SwiGLU
+from keyekit.nn.moe.expert_choice import ExpertChoice
+from keyekit.nn.moe.group_limited import GroupLimited
+from keyekit.nn.moe.hashing import Hash
+from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.nn.moe.routers import SigmoidBias, SoftmaxTopK
 from keyekit.nn.rope.rotary import MultimodalRope
 from keyekit.nn.spec import LayerSpec
@@ -23,18 +32,31 @@ SPEC = LayerSpec(
 )
 
 
-@pytest.mark.parametrize("router", [SoftmaxTopK, SigmoidBias])
-def test_output_is_the_weighted_sum_of_the_chosen_experts(router: type) -> None:
+ROUTERS = {
+    "softmax": SoftmaxTopK,
+    "sigmoid": SigmoidBias,
+    "groups": partial(GroupLimited, num_groups=3, kept_groups=2, group_score="max"),
+    "hash": Hash,
+    "expert choice": partial(ExpertChoice, capacity_factor=0.7),  # some tokens visit nobody
+}
+
+
+@pytest.mark.parametrize("implementation", ["segments", "grouped", "loop"])
+@pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
+def test_output_is_the_weighted_sum_of_the_chosen_experts(router, implementation) -> None:
     torch.manual_seed(0)
-    mixture = MixtureOfExperts(SPEC, num_experts=5, active_experts=2, expert_dim=12, router=router)
+    sizes = {"num_experts": 6, "active_experts": 2, "expert_dim": 12}
+    mixture = MixtureOfExperts(SPEC, **sizes, router=router, implementation=implementation)
     with torch.no_grad():
         for parameter in mixture.parameters():
             parameter.mul_(20)
     hidden = torch.randn(11, 16)
-    output = mixture(hidden)
+    output = mixture(hidden, tokens=torch.arange(11))
     expected = torch.zeros_like(hidden)
     for token in range(11):
         for weight, expert in zip(output.routing.weights[token], output.routing.experts[token], strict=True):
+            if expert < 0:
+                continue
             gate, up = (hidden[token] @ mixture.experts.gate_up_proj[expert]).chunk(2)
             expected[token] += weight * ((functional.silu(gate) * up) @ mixture.experts.down_proj[expert])
     torch.testing.assert_close(output.hidden, expected, rtol=1e-4, atol=1e-4)
@@ -114,20 +136,6 @@ def test_impossible_sizes_are_refused() -> None:
         MixtureOfExperts(SPEC, num_experts=2, active_experts=3)
 
 
-@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [9, 0, 0, 0], [0, 0, 0, 9]])
-def test_grouped_product_equals_its_definition_with_gradients(counts: list[int]) -> None:
-    torch.manual_seed(0)
-    rows, matrices = torch.randn(9, 16, requires_grad=True), torch.randn(4, 16, 8, requires_grad=True)
-    visits = torch.tensor(counts)
-    ours, theirs = grouped_product(rows, matrices, visits), product_by_product(rows, matrices, visits)
-    torch.testing.assert_close(ours, theirs)
-    weight = torch.randn_like(ours)
-    mine = torch.autograd.grad((ours * weight).sum(), (rows, matrices))
-    other = torch.autograd.grad((theirs * weight).sum(), (rows, matrices))
-    for a, b in zip(mine, other, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize("router", [SoftmaxTopK, SigmoidBias])
 def test_autocast_does_not_round_the_routing(router) -> None:
     gate = router(RouterSpec(dim=32, num_experts=16, active_experts=2))
@@ -137,3 +145,56 @@ def test_autocast_does_not_round_the_routing(router) -> None:
         cast = gate(hidden)
     assert torch.equal(cast.experts, plain.experts)
     assert torch.equal(cast.weights, plain.weights)
+
+
+def test_shared_experts_are_a_wider_dense_feed_forward_that_every_token_visits() -> None:
+    torch.manual_seed(0)
+    sizes = {"num_experts": 4, "active_experts": 2, "expert_dim": 6}
+    mixture = MixtureOfExperts(SPEC, **sizes, num_shared_experts=3)
+    routed = MixtureOfExperts(SPEC, **sizes)
+    dense = SwiGLU(replace(SPEC, hidden_dim=18))
+    weights = mixture.state_dict()
+    routed.load_state_dict({n: t for n, t in weights.items() if not n.startswith("shared_expert.")})
+    dense.load_state_dict({n.removeprefix("shared_expert."): t for n, t in weights.items() if n.startswith("shared")})
+    hidden = torch.randn(9, 16)
+    torch.testing.assert_close(mixture(hidden).hidden, routed(hidden).hidden + dense(hidden).hidden)
+
+
+def test_a_gated_shared_expert_is_qwen2s() -> None:
+    torch.manual_seed(0)
+    sizes = {"num_experts": 4, "active_experts": 2, "expert_dim": 8}
+    mixture = MixtureOfExperts(SPEC, **sizes, num_shared_experts=1, gate_shared_expert=True)
+    config = Qwen2MoeConfig(
+        hidden_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        norm_topk_prob=True,
+    )
+    reference = Qwen2MoeSparseMoeBlock(config)
+    weights = mixture.state_dict()
+    with torch.no_grad():
+        for tensor in weights.values():
+            tensor.mul_(20)
+    reference.load_state_dict({n: t.transpose(1, 2) if "experts." in n else t for n, t in weights.items()})
+    hidden = torch.randn(1, 9, 16)
+    expected = reference(hidden)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(mixture(hidden[0]).hidden, expected.view(9, 16), rtol=1e-4, atol=1e-4)
+
+
+def test_a_plain_mixture_has_the_tensors_of_the_released_checkpoint_alone() -> None:
+    mixture = MixtureOfExperts(SPEC, num_experts=4, active_experts=2, expert_dim=6)
+    assert {name: tuple(tensor.shape) for name, tensor in mixture.state_dict().items()} == {
+        "gate.weight": (4, 16),
+        "experts.gate_up_proj": (4, 16, 12),
+        "experts.down_proj": (4, 6, 16),
+    }
+
+
+def test_shared_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_shared_experts=-1"):
+        MixtureOfExperts(SPEC, num_experts=4, active_experts=2, expert_dim=6, num_shared_experts=-1)
+    with pytest.raises(ValueError, match="set num_shared_experts to 1 or more"):
+        MixtureOfExperts(SPEC, num_experts=4, active_experts=2, expert_dim=6, gate_shared_expert=True)

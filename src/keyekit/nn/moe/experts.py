@@ -1,0 +1,150 @@
+"""SwiGLU experts, and three ways to compute them: a loop that defines them, grouped products, sorted segments."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keyekit.nn.moe.base import Routing
+from keyekit.nn.moe.sorted_segments import experts_by_segments
+from keyekit.nn.moe.visits import sort_visits
+
+__all__ = [
+    "Experts",
+    "Implementation",
+    "experts_by_groups",
+    "experts_by_loop",
+    "grouped_product",
+    "product_by_product",
+    "resolve",
+]
+
+Implementation = Literal["auto", "grouped", "segments", "loop"]
+"""How experts are computed; ``auto`` decides by device and dtype."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Experts(nn.Module):
+    """SwiGLU experts as two stacked matrices, in the layout of the released checkpoint (Keye-VL-2.0 sheet 5).
+
+    Args:
+        num_experts: Experts E.
+        dim: Model width D.
+        expert_dim: Inner width of one expert.
+        implementation: How they are computed; see :func:`resolve`.
+
+    Raises:
+        ValueError: If the implementation is unknown.
+    """
+
+    def __init__(self, num_experts: int, dim: int, expert_dim: int, implementation: Implementation = "auto") -> None:
+        super().__init__()
+        if implementation not in get_args(Implementation):
+            allowed = ", ".join(get_args(Implementation))
+            raise ValueError(f"implementation={implementation!r} is unknown; choose one of {allowed}")
+        self.num_experts = num_experts
+        self.implementation: Implementation = implementation
+        # Stored in x out; the gate is the first half of the last axis, the up projection the second (sheet 5).
+        self.gate_up_proj = nn.Parameter(torch.randn(num_experts, dim, 2 * expert_dim) * 0.02)
+        self.down_proj = nn.Parameter(torch.randn(num_experts, expert_dim, dim) * 0.02)
+
+    @property
+    def resolved(self) -> Implementation:
+        """The implementation that the parameters' device and dtype lead to."""
+        return resolve(self.implementation, self.gate_up_proj.device.type, self.gate_up_proj.dtype)
+
+    def forward(self, hidden: Tensor, routing: Routing) -> Tensor:
+        """Weighted sum ``[T, D]`` of what the visited experts make of ``hidden [T, D]``."""
+        device = hidden.device.type
+        gate_up, down = self.gate_up_proj, self.down_proj
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            hidden, gate_up, down = hidden.to(dtype), gate_up.to(dtype), down.to(dtype)
+        compute = _COMPUTE[resolve(self.implementation, device, hidden.dtype)]
+        with torch.autocast(device, enabled=False):
+            return compute(hidden, gate_up, down, routing)
+
+
+@cache
+def resolve(implementation: Implementation, device: str, dtype: torch.dtype) -> Implementation:
+    """What ``implementation`` means on a type of device; what ``auto`` took is logged, once for each device and dtype.
+
+    On a processor ``auto`` takes the sorted segments. Elsewhere it takes PyTorch's grouped product, which never waits for the
+    device, except in float64, which that product does not know.
+
+    Args:
+        implementation: As configured.
+        device: Such as ``cpu`` or ``cuda``.
+        dtype: Of the products.
+    """
+    if implementation != "auto":
+        return implementation
+    chosen: Implementation = "segments" if device == "cpu" or dtype == torch.float64 else "grouped"
+    _logger.info("experts on %s in %s: implementation=auto took %r", device, str(dtype).removeprefix("torch."), chosen)
+    return chosen
+
+
+def experts_by_loop(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, routing: Routing) -> Tensor:
+    """The definition: every expert looks for its tokens, transforms them and adds its weighted output.
+
+    Args:
+        hidden: ``[T, D]``.
+        gate_up_proj: ``[E, D, 2 * inner]``.
+        down_proj: ``[E, inner, D]``.
+        routing: Weights and experts ``[T, A]``.
+
+    Returns:
+        ``[T, D]``.
+    """
+    output = torch.zeros_like(hidden)
+    for expert, (gate_up, down) in enumerate(zip(gate_up_proj, down_proj, strict=True)):
+        token, slot = torch.where(routing.experts == expert)
+        gate, up = (hidden[token] @ gate_up).chunk(2, dim=-1)
+        visited = (functional.silu(gate) * up) @ down
+        output = output.index_add(0, token, visited * routing.weights[token, slot, None].to(visited.dtype))
+    return output
+
+
+def experts_by_groups(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, routing: Routing) -> Tensor:
+    """:func:`experts_by_loop` as two grouped products over the visits sorted by expert; nothing is read on the host."""
+    visits = sort_visits(routing, gate_up_proj.shape[0])
+    gate, up = grouped_product(hidden[visits.tokens], gate_up_proj, visits.counts).chunk(2, dim=-1)
+    visited = grouped_product(functional.silu(gate) * up, down_proj, visits.counts)
+    weights = routing.weights.flatten()[visits.order, None].to(visited.dtype)
+    return torch.zeros_like(hidden).index_add(0, visits.tokens, visited * weights)
+
+
+_COMPUTE = {"loop": experts_by_loop, "grouped": experts_by_groups, "segments": experts_by_segments}
+
+
+def grouped_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
+    """Multiply consecutive groups of rows, each with its own matrix, in one call of PyTorch's grouped kernel.
+
+    Args:
+        rows: ``[visits, in]``, sorted by expert, in float32, bfloat16 or float16.
+        matrices: ``[E, in, out]``.
+        counts: ``[E]`` int64 rows of each expert.
+
+    Returns:
+        ``[visits, out]``.
+
+    Raises:
+        ValueError: If the rows are float64, which the kernel does not know.
+    """
+    if rows.dtype == torch.float64:
+        raise ValueError(
+            "PyTorch's grouped product knows no float64: choose implementation 'segments', 'loop' or 'auto'"
+        )
+    return functional.grouped_mm(rows, matrices, offs=counts.cumsum(0).to(torch.int32))
+
+
+def product_by_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:
+    """The definition of :func:`grouped_product`: one matrix product per expert. Reads ``counts [E]`` on the host."""
+    groups = rows.split(counts.tolist())
+    return torch.cat([group @ matrix for group, matrix in zip(groups, matrices, strict=True)])
