@@ -1,4 +1,4 @@
-"""The mixture of experts: one grouped product against one per expert, and the block against Qwen3-MoE's."""
+"""The mixture of experts: the sorted segments against the loop that defines them, and the block against Qwen3-MoE's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from keyekit.nn.moe.mixture import MixtureOfExperts, grouped_product, product_by_product
+from keyekit.nn.moe.base import Routing
+from keyekit.nn.moe.experts import Experts
+from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.nn.moe.scoring import normalized, routing_statistics
 from keyekit.nn.rope.rotary import MultimodalRope
 from keyekit.nn.spec import LayerSpec
 
@@ -18,30 +21,34 @@ from keyekit.nn.spec import LayerSpec
 @pytest.fixture(scope="module")
 def sizes(device: torch.device) -> dict[str, int]:
     if device.type == "cpu":
-        return {"tokens": 512, "dim": 128, "experts": 32, "active": 4, "expert_dim": 64}
+        return {"tokens": 4096, "dim": 256, "experts": 32, "active": 4, "expert_dim": 128}
     return {"tokens": 8192, "dim": 2048, "experts": 128, "active": 8, "expert_dim": 768}
 
 
 @pytest.fixture(scope="module")
-def products(sizes, device, dtype) -> dict[str, Callable[[], None]]:
+def steps(sizes, device, dtype) -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
-    visits, experts = sizes["tokens"] * sizes["active"], sizes["experts"]
-    choices = torch.rand(experts, device=device).multinomial(visits, replacement=True)  # uneven, as routers are
-    counts = torch.bincount(choices, minlength=experts)
-    rows = torch.randn(visits, sizes["dim"], device=device)
-    matrices = torch.randn(experts, sizes["dim"], 2 * sizes["expert_dim"], device=device) * 0.05
-    expected = product_by_product(rows, matrices, counts)
-    torch.testing.assert_close(grouped_product(rows, matrices, counts), expected, rtol=1e-3, atol=1e-3)
-    leaves = [leaf.to(dtype).requires_grad_() for leaf in (rows, matrices)]
+    # Uneven, as routers are: the scores of some experts are higher for all tokens.
+    scores = (torch.randn(sizes["tokens"], sizes["experts"]) + torch.randn(sizes["experts"])).softmax(-1).to(device)
+    best = scores.topk(sizes["active"], dim=-1)
+    statistics = routing_statistics(scores, best.indices, None)
+    routing = Routing(weights=normalized(best.values), experts=best.indices, statistics=statistics)
+    experts = Experts(sizes["experts"], sizes["dim"], sizes["expert_dim"]).to(device)
+    loop = Experts(sizes["experts"], sizes["dim"], sizes["expert_dim"], "loop").to(device)
+    loop.load_state_dict(experts.state_dict())
+    hidden = torch.randn(sizes["tokens"], sizes["dim"], device=device)
+    torch.testing.assert_close(experts(hidden, routing), loop(hidden, routing), rtol=1e-3, atol=1e-4)
+    hidden = hidden.to(dtype).requires_grad_()
 
-    def step(multiply: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        torch.autograd.grad(multiply(*leaves, counts).square().mean(), leaves)
+    def step(module: Experts) -> None:
+        module.to(dtype)
+        torch.autograd.grad(module(hidden, routing).square().mean(), (hidden, *module.parameters()))
 
-    return {"keyekit": lambda: step(grouped_product), "peer": lambda: step(product_by_product)}
+    return {"keyekit": lambda: step(experts), "peer": lambda: step(loop)}
 
 
-def test_product(products, timed, row: str) -> None:
-    timed("grouped_product, forward and backward", products[row], peer="product_by_product, a loop over experts")
+def test_experts(steps, timed, row: str) -> None:
+    timed("Experts, forward and backward", steps[row], peer="the loop over experts that defines them")
 
 
 @pytest.fixture(scope="module", params=["eager", "grouped_mm"])

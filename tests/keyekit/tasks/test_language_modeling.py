@@ -5,12 +5,15 @@ from functools import partial
 import lightning
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from keyekit.data.loader import StatefulLoader
 from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.moe.hashing import Hash
 from keyekit.nn.moe.mixture import MixtureOfExperts
-from keyekit.nn.moe.routers import SigmoidBias
+from keyekit.nn.moe.routers import SigmoidBias, SoftmaxTopK
 from keyekit.optim.schedules import WarmupCosine
+from keyekit.tasks.base import Task
 from keyekit.tasks.language_modeling import LanguageModeling
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
@@ -124,6 +127,60 @@ def test_a_router_that_balances_itself_gets_no_balance_loss() -> None:
     task.log = lambda name, value, **_: logged.update({name: value})
     task.log_dict = lambda values, **_: logged.update(values)
     torch.testing.assert_close(task.training_step(tiny_batch(), 0).detach(), logged["train/prediction_loss"])
+
+
+def standalone(task: LanguageModeling) -> dict[str, torch.Tensor]:
+    """Let a task step without a trainer; returns what it logs."""
+    logged: dict[str, torch.Tensor] = {}
+    task._trainer = type("T", (), {"world_size": 1})()
+    task.log = lambda name, value, **_: logged.update({name: value})
+    task.log_dict = lambda values, **_: logged.update(values)
+    return logged
+
+
+@pytest.mark.parametrize("router", [SoftmaxTopK, SigmoidBias])
+def test_z_and_sequence_losses_are_part_of_the_loss_where_asked_for(router) -> None:
+    mixture = partial(MIXTURE, router=router)
+    weights = {"router_balance": 0.0, "router_z": 0.3, "router_sequence_balance": 0.2}
+    task = LanguageModeling(tiny_vision_language_model(feed_forward=mixture), **weights)
+    logged = standalone(task)
+    loss = task.training_step(tiny_batch(), 0)
+    extra = 0.3 * logged["train/router_z"] + 0.2 * logged["train/router_sequence_balance"]
+    torch.testing.assert_close(loss.detach(), logged["train/prediction_loss"] + extra)
+    assert extra > 0.2
+
+
+def test_checkpointing_doubles_no_count_and_the_bias_moves_after_the_step(monkeypatch) -> None:
+    mixture = partial(MIXTURE, router=partial(SigmoidBias, bias_rate=0.25))
+    task = LanguageModeling(tiny_vision_language_model(feed_forward=mixture))
+    standalone(task)
+    calls = []
+    for layer in task.network.decoder.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.mlp.gate.register_forward_hook(lambda *_: calls.append(1))
+    for seed in range(2):  # two packs are accumulated
+        task.training_step(tiny_batch(seed=seed), 0).backward()
+    assert len(calls) == 2 * 2 * 2, "the backward pass routes again, or this test shows nothing"
+    tokens = 2 * (9 + 14)  # without the tails
+    assert [counts.sum().item() for counts in task._expert_load] == [2 * tokens, 2 * tokens]
+    biases = [layer.mlp.gate.bias for layer in task.network.decoder.layers]
+    assert all(bias.abs().sum() == 0 for bias in biases), "the bias moved before the optimizer step"
+    load = [counts.clone() for counts in task._expert_load]
+    monkeypatch.setattr(Task, "optimizer_step", lambda *_: None)
+    task.optimizer_step(0, 0, torch.optim.SGD(task.parameters()), None)
+    for bias, counts in zip(biases, load, strict=True):
+        assert torch.equal(bias, 0.25 * torch.sign(counts.mean() - counts))
+        assert bias.abs().sum() > 0
+    assert task._expert_load == []
+
+
+def test_hash_routing_gets_the_ids_of_the_pack() -> None:
+    task = LanguageModeling(tiny_vision_language_model(feed_forward=partial(MIXTURE, router=Hash)))
+    standalone(task)
+    batch = tiny_batch()
+    experts = task.network(batch).selections[0].experts
+    assert torch.equal(experts, task.network.decoder.layers[0].mlp.gate.experts_of(batch.tokens))
+    assert task.training_step(batch, 0).isfinite()
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
