@@ -110,10 +110,30 @@ class VisionBatch:
     Args:
         patches: ``[P, C, patch, patch]`` normalised pixels, row-major inside each image or frame.
         grids: ``(rows, columns)`` in patches of each image or frame, in packed order. A frame of a video is a grid of its own.
+        frames: Number of consecutive grids of each medium: 1 for an image, the frames for a video. Left empty, every grid
+            is a medium of its own.
+
+    Raises:
+        ValueError: If the frames of all media do not add up to the grids.
+
+    Example:
+        >>> clip_and_image = VisionBatch(patches=torch.zeros(12, 3, 14, 14), grids=((2, 2),) * 3, frames=(2, 1))
+        >>> clip_and_image.frames, replace(clip_and_image, frames=()).frames
+        ((2, 1), (1, 1, 1))
     """
 
     patches: Tensor
     grids: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            object.__setattr__(self, "frames", (1,) * len(self.grids))
+        if sum(self.frames) != len(self.grids):
+            raise ValueError(
+                f"frames={self.frames} add up to {sum(self.frames)}, but there are {len(self.grids)} grids: "
+                "give the number of grids of each medium"
+            )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> VisionBatch:
         """Copy the patches to ``device``."""

@@ -104,4 +104,5 @@ def _vision(pictures: list[np.ndarray], patch_size: int) -> VisionBatch | None:
         for _ in range(len(picture))
     ]
     patches = torch.cat([patchify(picture, patch_size) for picture in pictures])
-    return VisionBatch(patches=normalise_patches(patches), grids=tuple(grids))
+    frames = tuple(len(picture) for picture in pictures)
+    return VisionBatch(patches=normalise_patches(patches), grids=tuple(grids), frames=frames)

@@ -100,7 +100,7 @@ class ContrastiveModel(nn.Module):
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
         """Unit-length embeddings ``[B, dim]`` of the images and ``[B, dim]`` of the captions."""
-        features = self.vision(batch.vision.patches, batch.vision.grids)
+        features = self.vision(batch.vision.patches, batch.vision.grids, batch.vision.frames)
         images = self.pooling(features, batch.vision.grids)
         captions = self.text(batch.tokens, batch.segments)
         return functional.normalize(images, dim=-1), functional.normalize(captions, dim=-1)

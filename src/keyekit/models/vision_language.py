@@ -67,7 +67,8 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.decoder.embed_tokens(batch.tokens)
         if batch.vision is None:
             return embeddings + self._idle_vision(embeddings) if self.training else embeddings
-        features = self.projector(self.vision(batch.vision.patches, batch.vision.grids), batch.vision.grids)
+        vision = batch.vision
+        features = self.projector(self.vision(vision.patches, vision.grids, vision.frames), vision.grids)
         if features.shape[0] != batch.vision_index.shape[0]:
             raise ValueError(
                 f"{features.shape[0]} vision features for {batch.vision_index.shape[0]} placeholders: the grids of the media "

@@ -67,6 +67,7 @@ def test_a_pack_is_its_samples_side_by_side(encoder, media) -> None:
             assert torch.equal(batch.vision.patches[patches : patches + len(expected)], expected)
             patches += len(expected)
     assert batch.vision.grids == ((4, 4),) * 4 + ((4, 6),) + ((4, 4),) * 4
+    assert batch.vision.frames == (4, 1, 4)
     assert patches == batch.vision.patches.shape[0]
     assert 4 * index == patches
 

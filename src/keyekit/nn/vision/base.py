@@ -24,12 +24,14 @@ class VisionEncoder(nn.Module, ABC):
         self.patch_size = patch_size
 
     @abstractmethod
-    def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], frames: Sequence[int] | None = None) -> Tensor:
         """Encode.
 
         Args:
             patches: ``[P, C, patch, patch]`` normalised pixels, row-major inside each image or frame.
-            grids: ``(rows, columns)`` in patches of each image or frame. Nothing is exchanged between grids.
+            grids: ``(rows, columns)`` in patches of each image or frame.
+            frames: Number of consecutive grids of each medium, 1 for an image; every grid is a medium of its own if not
+                given. Nothing is exchanged between media; most encoders exchange nothing between grids and ignore it.
 
         Returns:
             ``[P, dim]`` features in the order of the patches.
