@@ -149,6 +149,20 @@ PARTS: tuple[Part, ...] = (
         "native-resolution ViT with learned and rotary positions",
     ),
     Part(
+        "vision",
+        "TimmViT",
+        "keyekit.nn.vision.timm_vit:TimmViT",
+        "timm; NaFlexViT, arXiv:2307.06304",
+        "any vision transformer of timm, by name",
+    ),
+    Part(
+        "vision",
+        "SiglipViT",
+        "keyekit.nn.vision.siglip_vit:SiglipViT",
+        "SigLIP 2, arXiv:2502.14786",
+        "transformers' native-resolution SigLIP tower",
+    ),
+    Part(
         "projector",
         "MergeProjector",
         "keyekit.nn.projector:MergeProjector",

@@ -10,7 +10,13 @@ from keyekit.testing.conformance.construction import make
 
 __all__ = ["CHECKS"]
 
-CHECKS = ("check_shape", "check_packed_equals_unpacked", "check_position_matters", "check_gradients_flow")
+CHECKS = (
+    "check_shape",
+    "check_packed_equals_unpacked",
+    "check_media_do_not_mix",
+    "check_position_matters",
+    "check_gradients_flow",
+)
 """Functions of this module that make up the suite."""
 
 _GRIDS = ((2, 4), (4, 2), (2, 2), (2, 4))
@@ -48,6 +54,18 @@ def check_packed_equals_unpacked(cls: type) -> None:
     message = "differ between packed and separate images: an image sees another one"
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5, msg=f"features {message}")
     torch.testing.assert_close(gradient, alone_gradient, rtol=1e-3, atol=1e-5, msg=f"gradients {message}")
+
+
+def check_media_do_not_mix(cls: type) -> None:
+    """A change in one video or image reaches no other, whether or not the frames of a video see each other."""
+    encoder = _make(cls)
+    patches = _patches(encoder)
+    changed = patches.clone()
+    changed[8] += 1.0  # the second frame of the first video
+    with torch.no_grad():
+        before, after = encoder(patches, _GRIDS, (2, 2)), encoder(changed, _GRIDS, (2, 2))
+    assert not torch.allclose(before[8:16], after[8:16]), "a changed patch changes nothing in its own frame"
+    torch.testing.assert_close(before[16:], after[16:], rtol=1e-5, atol=1e-6, msg="a video or image sees another one")
 
 
 def check_position_matters(cls: type) -> None:
