@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +12,9 @@ from keyekit.nn.moe.scoring import routing_statistics
 
 __all__ = ["Hash"]
 
+_ODD = 0x9E3779B1
+"""Any large odd number: multiples of it are far apart in 32 bits."""
+
 
 class Hash(Router):
     """A fixed hash of the token id names the experts, each of weight 1/A (Roller et al. 2021, arXiv:2106.04426).
@@ -23,19 +24,14 @@ class Hash(Router):
 
     Args:
         spec: Sizes, filled in by the mixture.
-        seed: Chooses the hash; give layers different ones to route them differently.
+        seed: Chooses the hash; layers with the same seed route alike.
     """
 
     needs_balance_loss = False
-    strides: Tensor
 
     def __init__(self, spec: RouterSpec, seed: int = 0) -> None:
         super().__init__(spec)
         self.seed = seed
-        count = spec.num_experts
-        # Steps without a common divisor with E visit distinct experts.
-        coprime = [step for step in range(1, max(count, 2)) if math.gcd(step, count) == 1]
-        self.register_buffer("strides", torch.tensor(coprime), persistent=False)
 
     def forward(
         self,
@@ -64,12 +60,11 @@ class Hash(Router):
         return Routing(weights=weights, experts=experts, statistics=statistics)
 
     def experts_of(self, tokens: Tensor) -> Tensor:
-        """``[T, A]`` distinct experts of ``tokens [T]``."""
-        mixed = _mixed(tokens.long() + 0x9E3779B1 * (self.seed + 1))
-        first = mixed % self.spec.num_experts
-        stride = self.strides[_mixed(mixed) % len(self.strides)]
-        slot = torch.arange(self.spec.active_experts, device=tokens.device)
-        return (first[:, None] + slot * stride[:, None]) % self.spec.num_experts
+        """``[T, A]`` distinct experts of ``tokens [T]``: every expert draws a number for the id, the highest A win."""
+        of_tokens = _mixed(tokens.long() + _ODD * (self.seed + 1))
+        of_experts = _ODD * torch.arange(self.spec.num_experts, device=tokens.device)
+        draws = _mixed(of_tokens[:, None] + of_experts)  # all different for a token, since mixing is a bijection
+        return draws.topk(self.spec.active_experts, dim=-1).indices
 
 
 def _mixed(values: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ def test_seeds_route_differently() -> None:
     assert (ours == theirs).float().mean() < 0.2
 
 
+def test_it_holds_nothing_that_a_checkpoint_or_the_meta_device_could_lose() -> None:
+    router = Hash(RouterSpec(dim=4, num_experts=4, active_experts=1))
+    assert not [*router.parameters(), *router.buffers()]
+
+
 def test_without_ids_it_says_what_to_do() -> None:
     router = Hash(RouterSpec(dim=4, num_experts=4, active_experts=1))
     with pytest.raises(ValueError, match="call the decoder with tokens="):
