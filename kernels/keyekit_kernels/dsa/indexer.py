@@ -1,0 +1,394 @@
+"""Triton kernels of the lightning indexer: scores of a chunk of queries with their sub-block maxima, and log-sum-exp alone.
+
+A tile of queries meets a tile of keys. The keys stay in shared memory while a loop that runs at run time takes one head
+after the other: one product of the tensor cores, then one maximum and one multiply-add per (query, key) on its result.
+Nothing unrolls over heads, so any number of heads compiles to the same registers, and the scores come out with keys along
+the fast axis, as they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from keyekit_kernels.dsa.launch import Launch
+from keyekit_kernels.dsa.packed_rows import check_lengths, cut_tiles, to_device
+
+__all__ = ["check_indexer", "index_logits", "index_lse", "indexer_launch"]
+
+EMPTY = tl.constexpr(-1e30)  # finite, so that a range without keys stays free of NaN
+
+WIDTHS = (16, 32, 64, 128, 256)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
+
+# Registers and shared memory of each entry: tests/kernels/dsa/compiled.py. 256 keys a tile, because each head's queries are
+# loaded once per tile of keys; float32 multiplies on the vector units, where small tiles avoid spills.
+_TABLE = {
+    torch.float32: Launch(64, 4, 2, queries=32),
+    torch.float16: Launch(256, 8, 3, queries=64),
+    torch.bfloat16: Launch(256, 8, 3, queries=64),
+    torch.float8_e4m3fn: Launch(256, 8, 3, queries=64),
+}
+_INTERPRETED = Launch(32, 4, 1, queries=16)
+_PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
+
+
+@triton.jit
+def score_tile(query, gate, rows, keys, num_heads, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
+    """Sum over heads of gate times relu(query . key) for ``rows [Q]`` of the pack and ``keys [WIDTH, N]``."""
+    channel = tl.arange(0, WIDTH)
+    scores = tl.zeros([rows.shape[0], keys.shape[1]], tl.float32)
+    for head in range(0, num_heads):
+        place = rows * num_heads + head
+        q = tl.load(query + place[:, None] * WIDTH + channel[None, :])
+        weight = tl.load(gate + place)
+        products = tl.dot(q, keys, input_precision=PRECISION)
+        scores += tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL) * weight[:, None]
+    return scores
+
+
+@triton.jit
+def score_visible(
+    query,
+    key,
+    gate,
+    key_scale,
+    rows,
+    column,
+    first_key,
+    last_visible,
+    num_heads,
+    scale,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Scaled scores of ``rows [Q]`` for the keys at ``column [N]``; columns that none of them sees repeat the last key."""
+    place = first_key + tl.minimum(column, last_visible - 1).to(tl.int64)
+    k = tl.load(key + place[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :])
+    scores = score_tile(query, gate, rows, tl.trans(k), num_heads, WIDTH, PRECISION)
+    if key_scale is not None:
+        return scores * (tl.load(key_scale + place) * scale)[None, :]
+    return scores * scale
+
+
+@triton.jit
+def index_logits_kernel(
+    query,  # [T, heads, WIDTH]
+    key,  # [S, WIDTH]
+    gate,  # [T, heads] float32
+    key_scale,  # [S] float32 or None
+    tiles,  # [tiles, 4] int32: first query, queries, first key, keys that the first query sees
+    scores,  # [rows, stride] float32
+    maxima,  # [rows, stride / SUB] float32
+    num_heads,
+    scale,
+    first_row,
+    stride,
+    WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SUB: tl.constexpr,
+    FILL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per tile of queries and tile of keys. NaN and keys that a query does not see become minus infinity."""
+    tile = tiles + tl.program_id(0) * 4
+    first_query, count = tl.load(tile), tl.load(tile + 1)
+    first_key, first_visible = tl.load(tile + 2).to(tl.int64), tl.load(tile + 3)
+    last_visible = first_visible + count - 1
+    start = tl.program_id(1) * BLOCK
+    row, column = tl.arange(0, QUERIES), start + tl.arange(0, BLOCK)
+    seen = start < last_visible
+    if seen or FILL:
+        result = tl.full([QUERIES, BLOCK], float("-inf"), tl.float32)
+        if seen:
+            rows = (first_query + tl.minimum(row, count - 1)).to(tl.int64)
+            found = score_visible(
+                query, key, gate, key_scale, rows, column, first_key, last_visible, num_heads, scale, WIDTH, PRECISION
+            )
+            allowed = (column[None, :] < (first_visible + row)[:, None]) & (found == found)
+            result = tl.where(allowed, found, result)
+        real = (row < count)[:, None]
+        place = (first_query - first_row + row).to(tl.int64)[:, None]
+        tl.store(scores + place * stride + column[None, :], result, mask=real)
+        group = start // SUB + tl.arange(0, BLOCK // SUB)
+        highest = tl.max(tl.reshape(result, [QUERIES, BLOCK // SUB, SUB]), 2)
+        tl.store(maxima + place * (stride // SUB) + group[None, :], highest, mask=real)
+
+
+@triton.jit
+def index_lse_kernel(
+    query,  # [T, heads, WIDTH]
+    key,  # [S, WIDTH]
+    gate,  # [T, heads] float32
+    key_scale,  # [S] float32 or None
+    tiles,  # [tiles, 4] int32
+    partial,  # [splits, T] float32
+    num_heads,
+    scale,
+    num_queries,
+    span,  # keys of a split, a multiple of BLOCK
+    WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per tile of queries and span of keys: the online log-sum-exp of its scores."""
+    tile = tiles + tl.program_id(0) * 4
+    first_query, count = tl.load(tile), tl.load(tile + 1)
+    first_key, first_visible = tl.load(tile + 2).to(tl.int64), tl.load(tile + 3)
+    last_visible = first_visible + count - 1
+    row = tl.arange(0, QUERIES)
+    rows = (first_query + tl.minimum(row, count - 1)).to(tl.int64)
+    peak, total = tl.full([QUERIES], EMPTY, tl.float32), tl.zeros([QUERIES], tl.float32)
+    begin = tl.program_id(1) * span
+    for start in range(begin, tl.minimum(begin + span, last_visible), BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        found = score_visible(
+            query, key, gate, key_scale, rows, column, first_key, last_visible, num_heads, scale, WIDTH, PRECISION
+        )
+        allowed = column[None, :] < (first_visible + row)[:, None]
+        found = tl.where(allowed, found, EMPTY)
+        higher = tl.maximum(peak, tl.max(found, 1))
+        total = total * tl.exp(peak - higher) + tl.sum(tl.where(allowed, tl.exp(found - higher[:, None]), 0.0), 1)
+        peak = higher
+    empty = total == 0.0
+    lse = tl.where(empty, EMPTY, peak + tl.log(tl.where(empty, 1.0, total)))
+    tl.store(partial + tl.program_id(1).to(tl.int64) * num_queries + first_query + row, lse, mask=row < count)
+
+
+@torch.no_grad()
+def index_logits(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    rows: range | None = None,
+    *,
+    query_scale: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    sub_block: int = 8,
+    skip: int = 0,
+    fill: bool = True,
+    out: tuple[Tensor, Tensor] | None = None,
+    launch: Launch | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Score the keys that consecutive packed queries see, and take the maximum of every ``sub_block`` of them.
+
+    The queries of a sequence are its last positions; column s of a row is the s-th key of the row's own sequence.
+
+    Args:
+        query: ``[T, I, indexer_dim]`` contiguous; float32, float16, bfloat16 or float8_e4m3fn.
+        key: ``[S, indexer_dim]`` contiguous, in the query's dtype.
+        gate: ``[T, I]`` raw head weights.
+        query_lengths: Queries of each sequence.
+        key_lengths: Keys of each sequence.
+        rows: Packed queries to score; all by default.
+        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
+        key_scale: ``[S]`` float32 scales of eight-bit keys.
+        sub_block: Keys per maximum, a power of two.
+        skip: Rows that see at most so many keys are left as they are in ``out``: top-k takes all their keys anyway.
+        fill: Overwrite what no row of a tile sees with minus infinity too. Without it those columns keep what they held,
+            which top-k never reads.
+        out: Scores ``[len(rows), width]`` and maxima ``[len(rows), width / sub_block]``, both float32 and contiguous.
+        launch: Parameters other than those of the table.
+
+    Returns:
+        Scores ``[len(rows), width]`` float32, minus infinity for NaN and for keys that are not seen, and their maxima. The
+        width is the longest sequence rounded up to a tile, or that of ``out``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message names it and says what is allowed.
+    """
+    weights = check_indexer(query, key, gate, query_scale, key_scale)
+    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    rows = range(query.shape[0]) if rows is None else rows
+    launch = indexer_launch(query) if launch is None else launch
+    if sub_block < 1 or sub_block & (sub_block - 1) or sub_block > launch.block:
+        raise ValueError(f"sub_block={sub_block}: a power of two up to the tile's {launch.block} keys is needed")
+    if out is None:
+        width = -(-max(key_lengths, default=0) // launch.block) * launch.block
+        scores = query.new_empty(len(rows), width, dtype=torch.float32)
+        maxima = query.new_empty(len(rows), width // sub_block, dtype=torch.float32)
+    else:
+        scores, maxima = out
+        _check_out(scores, maxima, len(rows), sub_block, launch.block)
+    tiles = cut_tiles(query_lengths, key_lengths, launch.queries, skip, rows)
+    width = max((visible + count - 1 for _, count, _, visible in tiles), default=0)
+    if width > scores.shape[1]:
+        raise ValueError(f"out has {scores.shape[1]} columns, a query of rows sees {width} keys")
+    table = to_device(tiles, torch.int32, query.device)
+    columns = scores.shape[1] if fill else width
+    launch_logits(query, key, weights, key_scale, table, (scores, maxima), rows.start, columns, fill, launch)
+    return scores, maxima
+
+
+def launch_logits(
+    query: Tensor,
+    key: Tensor,
+    weights: Tensor,
+    key_scale: Tensor | None,
+    tiles: Tensor,
+    out: tuple[Tensor, Tensor],
+    first_row: int,
+    columns: int,
+    fill: bool,
+    launch: Launch,
+) -> None:
+    """Launch the kernel of :func:`index_logits` on checked arguments.
+
+    Args:
+        query: ``[T, I, indexer_dim]``.
+        key: ``[S, indexer_dim]``.
+        weights: ``[T, I]`` float32 gates with the queries' scales.
+        key_scale: ``[S]`` float32 or None.
+        tiles: ``[tiles, 4]`` int32 from :func:`~keyekit_kernels.dsa.packed_rows.cut_tiles`.
+        out: Scores and maxima.
+        first_row: Packed query of the first row of ``out``.
+        columns: Leading columns of ``out`` to visit.
+        fill: See :func:`index_logits`.
+        launch: Parameters.
+    """
+    scores, maxima = out
+    if not tiles.shape[0] or not columns:
+        return
+    index_logits_kernel[(tiles.shape[0], -(-columns // launch.block))](
+        query,
+        key,
+        weights,
+        key_scale,
+        tiles,
+        scores,
+        maxima,
+        query.shape[1],
+        query.shape[2] ** -0.5,  # Keye-VL-2.0 sheet 4.1 items 6 and 7: no power of the number of heads
+        first_row,
+        scores.shape[1],
+        WIDTH=query.shape[2],
+        QUERIES=launch.queries,
+        BLOCK=launch.block,
+        SUB=scores.shape[1] // maxima.shape[1],
+        FILL=fill,
+        PRECISION="ieee",
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+
+
+@torch.no_grad()
+def index_lse(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    *,
+    query_scale: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    launch: Launch | None = None,
+) -> Tensor:
+    """Log-sum-exp of each query's scores over the keys it sees; no score is written.
+
+    Args:
+        query: ``[T, I, indexer_dim]`` contiguous; float32, float16, bfloat16 or float8_e4m3fn.
+        key: ``[S, indexer_dim]`` contiguous, in the query's dtype.
+        gate: ``[T, I]`` raw head weights.
+        query_lengths: Queries of each sequence, its last positions.
+        key_lengths: Keys of each sequence.
+        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
+        key_scale: ``[S]`` float32 scales of eight-bit keys.
+        launch: Parameters other than those of the table.
+
+    Returns:
+        ``[T]`` float32, in nats.
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+    weights = check_indexer(query, key, gate, query_scale, key_scale)
+    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    launch = indexer_launch(query) if launch is None else launch
+    tiles = cut_tiles(query_lengths, key_lengths, launch.queries)
+    if not tiles:
+        return query.new_empty(0, dtype=torch.float32)
+    steps = -(-max(key_lengths) // launch.block)
+    # Few tiles leave the device idle: then several programs share a tile's keys.
+    per_split = -(-steps // min(max(_PROGRAMS // len(tiles), 1), steps))
+    splits = -(-steps // per_split)
+    partial = query.new_empty(splits, query.shape[0], dtype=torch.float32)
+    index_lse_kernel[(len(tiles), splits)](
+        query,
+        key,
+        weights,
+        key_scale,
+        to_device(tiles, torch.int32, query.device),
+        partial,
+        query.shape[1],
+        query.shape[2] ** -0.5,
+        query.shape[0],
+        per_split * launch.block,
+        WIDTH=query.shape[2],
+        QUERIES=launch.queries,
+        BLOCK=launch.block,
+        PRECISION="ieee",
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+    return partial.logsumexp(0)
+
+
+def indexer_launch(query: Tensor) -> Launch:
+    """The table's parameters for indexer queries of a dtype."""
+    return _INTERPRETED if query.device.type == "cpu" else _TABLE[query.dtype]
+
+
+def check_indexer(
+    query: Tensor, key: Tensor, gate: Tensor, query_scale: Tensor | None, key_scale: Tensor | None
+) -> Tensor:
+    """Refuse indexer tensors that the kernels cannot take.
+
+    Returns:
+        ``[T, I]`` float32 gates with the queries' scales, which only ever meet them as a product.
+
+    Raises:
+        ValueError: If a shape, a width, a dtype, a layout or a missing scale does not fit.
+    """
+    if query.ndim != 3 or key.ndim != 2 or query.shape[2] != key.shape[1]:
+        raise ValueError(
+            f"query is {list(query.shape)} and key {list(key.shape)}: [T, I, indexer_dim] and [S, indexer_dim] are needed"
+        )
+    if query.shape[2] not in WIDTHS:
+        raise ValueError(f"query has indexer_dim={query.shape[2]}: the kernels take {WIDTHS}")
+    if query.dtype not in DTYPES or key.dtype != query.dtype:
+        raise ValueError(f"query is {query.dtype} and key {key.dtype}: one dtype of {DTYPES} is needed")
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        raise ValueError("query is bfloat16 on the processor, where Triton's interpreter rounds wrongly: use float32")
+    if gate.shape != query.shape[:2]:
+        raise ValueError(f"gate is {list(gate.shape)}: {list(query.shape[:2])} is needed, a weight per query and head")
+    eight_bit = query.dtype == torch.float8_e4m3fn
+    for name, scale, shape in (("query_scale", query_scale, gate.shape), ("key_scale", key_scale, key.shape[:1])):
+        if (scale is not None) != eight_bit:
+            raise ValueError(f"{name}: float8_e4m3fn needs scales, other dtypes take none; query is {query.dtype}")
+        if scale is not None and (scale.shape != shape or scale.dtype != torch.float32):
+            raise ValueError(f"{name} is {list(scale.shape)} {scale.dtype}: {list(shape)} torch.float32 is needed")
+    for name, tensor in (("query", query), ("key", key), ("key_scale", key_scale)):
+        if tensor is not None and not tensor.is_contiguous():
+            raise ValueError(f"{name} is not contiguous: pass {name}.contiguous()")
+    weights = gate.float() if query_scale is None else gate.float() * query_scale
+    return weights.contiguous()
+
+
+def _check_out(scores: Tensor, maxima: Tensor, num_rows: int, sub_block: int, block: int) -> None:
+    """Refuse buffers of another shape, dtype or layout."""
+    width = scores.shape[1]
+    if width % block:
+        raise ValueError(f"out has {width} columns: a multiple of the tile's {block} keys is needed")
+    shapes = [(num_rows, width), (num_rows, width // sub_block)]
+    for tensor, shape in zip((scores, maxima), shapes, strict=True):
+        if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise ValueError(f"out holds {list(tensor.shape)} {tensor.dtype}: contiguous float32 {list(shape)} is needed")

@@ -1,0 +1,407 @@
+"""Exact, deterministic top-k of indexer scores in Triton, by sub-blocks.
+
+Order keys by score (descending), then by index (ascending), and sub-blocks of keys by their maximum in the same way. Then
+*the best k keys lie in the best k sub-blocks*: the sub-blocks that precede the one of a selected key each hold a key that
+precedes it (their maximum is larger, or equal at a lower index), so k or more of them would leave it no place. Two
+applications of one primitive, the exact top-k of a block of numbers in registers, therefore give the exact top-k of a row
+that is read only in part: first on the maxima, then on the k sub-blocks they point to. There is nothing to overflow, ties
+included, and both steps emit in ascending order, so nothing is sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits
+from keyekit_kernels.dsa.launch import next_power_of_two
+from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, to_device, visible_keys
+
+__all__ = ["SUB_BLOCK", "block_maxima", "index_topk", "select_topk", "select_topk_split"]
+
+LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinity included: no key here
+
+_LARGEST_BLOCK = 32768
+"""Numbers one program can hold in registers; also what the packed counts of ``_places`` can count."""
+_LARGEST_LEVEL = 16384
+"""Maxima of a row beyond which a further level of maxima comes first."""
+_SPAN = 16384
+"""Scores per program of the split variant."""
+SUB_BLOCK = 8
+"""Keys per maximum. With 8 the maxima of 128K keys and the 2048 sub-blocks chosen of them are equally many numbers, 16384."""
+_WORKSPACE = 512 * 2**20
+"""Bytes of one chunk of scores."""
+
+
+@triton.jit
+def _order(scores):
+    """Floats as integers of the same order; zeros of either sign are equal, NaN is minus infinity."""
+    scores = tl.where(scores == scores, scores, float("-inf"))
+    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _threshold(order, wanted):
+    """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it."""
+    low, high = tl.min(order, 0), tl.max(order, 0)
+    while low < high:
+        middle = (low | high) - ((low ^ high) >> 1)  # the upper mean, without overflow
+        count = tl.sum((order >= middle).to(tl.int32), 0)
+        low = tl.where(count >= wanted, middle, low)
+        high = tl.where(count > wanted, high, tl.where(count == wanted, middle, middle - 1))
+    return low
+
+
+@triton.jit
+def _places(order, wanted):
+    """The exact top-``wanted`` of integers, lower positions first among equals: who is chosen, and its place in the output."""
+    threshold = _threshold(order, wanted)
+    above, equal = order > threshold, order == threshold
+    missing = wanted - tl.sum(above.to(tl.int32), 0)
+    # One scan counts both: those above in the high half, those equal in the low half.
+    counts = tl.cumsum((above.to(tl.int32) << 16) | equal.to(tl.int32), 0)
+    ties = counts & 0xFFFF
+    return above | (equal & (ties <= missing)), (counts >> 16) + tl.minimum(ties, missing) - 1
+
+
+@triton.jit
+def _take_all(out, visible, first_key, width, BLOCK: tl.constexpr):
+    """Write every visible key, then -1."""
+    for start in range(0, width, BLOCK):
+        slot = start + tl.arange(0, BLOCK)
+        tl.store(out + slot, tl.where(slot < visible, first_key + slot, -1), mask=slot < width)
+
+
+@triton.jit
+def _best(order, index, out, slot, width):
+    """``index`` of the top-``width`` of integers, by way of the row of the output, which is written for good later."""
+    chosen, place = _places(order, width)
+    tl.store(out + place, index, mask=chosen)
+    tl.debug_barrier()
+    kept = tl.load(out + slot, mask=slot < width, other=0)
+    tl.debug_barrier()
+    return kept
+
+
+@triton.jit
+def _inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: tl.constexpr):
+    """Members of kept groups of ``SUB``, flat and ascending, and which of them exist."""
+    member = groups[:, None] * SUB + tl.arange(0, SUB)[None, :]
+    there = (slot < tl.minimum(num_groups, width))[:, None] & (member < limit)
+    return tl.reshape(member, [CHOSEN * SUB]), tl.reshape(there, [CHOSEN * SUB])
+
+
+@triton.jit
+def topk_rows_kernel(
+    scores,  # [rows, stride] float32
+    maxima,  # [rows, stride / SUB] float32
+    visible,  # [rows] int32
+    first_key,  # [rows] int32, added to every index
+    out,  # [rows, width] int32
+    stride,
+    width,
+    GROUPS: tl.constexpr,  # sub-blocks of a row, or groups of SUB sub-blocks where NESTED, padded
+    CHOSEN: tl.constexpr,  # width, padded
+    SUB: tl.constexpr,
+    NESTED: tl.constexpr,
+):
+    """One program per row: top-k of the maxima, then top-k of the sub-blocks they point to.
+
+    Where a row has too many maxima for the registers, the same step comes first on the maxima of groups of maxima.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    seen, origin = tl.load(visible + row), tl.load(first_key + row)
+    out += row * width
+    scores += row * stride
+    maxima += row * (stride // SUB)
+    if seen <= width:
+        _take_all(out, seen, origin, width, CHOSEN)
+    else:
+        blocks = (seen + SUB - 1) // SUB
+        slot = tl.arange(0, CHOSEN)
+        block = slot
+        if blocks > width:
+            index = tl.arange(0, GROUPS)
+            if NESTED:
+                groups = (blocks + SUB - 1) // SUB
+                group = slot
+                if groups > width:
+                    peaks = tl.full([GROUPS], float("-inf"), tl.float32)
+                    for member in range(SUB):
+                        place = index * SUB + member
+                        peaks = tl.maximum(peaks, tl.load(maxima + place, mask=place < blocks, other=float("-inf")))
+                    group = _best(tl.where(index < groups, _order(peaks), LOWEST), index, out, slot, width)
+                inner, there = _inside(group, groups, slot, width, blocks, SUB, CHOSEN)
+                peaks = tl.load(maxima + inner, mask=there, other=0.0)
+                block = _best(tl.where(there, _order(peaks), LOWEST), inner, out, slot, width)
+            else:
+                peaks = tl.load(maxima + index, mask=index < blocks, other=0.0)
+                block = _best(tl.where(index < blocks, _order(peaks), LOWEST), index, out, slot, width)
+        column, there = _inside(block, blocks, slot, width, seen, SUB, CHOSEN)
+        found = tl.load(scores + column, mask=there, other=0.0)
+        chosen, place = _places(tl.where(there, _order(found), LOWEST), width)
+        tl.store(out + place, origin + column, mask=chosen)
+
+
+@triton.jit
+def topk_spans_kernel(
+    scores,  # [rows, stride] float32
+    visible,  # [rows] int32
+    candidates,  # [rows, spans, width] int32
+    stride,
+    width,
+    SPAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per row and span of its scores: the span's own top-k."""
+    row = tl.program_id(0).to(tl.int64)
+    begin = tl.program_id(1) * SPAN
+    out = candidates + (row * tl.num_programs(1) + tl.program_id(1)) * width
+    seen = tl.maximum(tl.minimum(tl.load(visible + row) - begin, SPAN), 0)
+    if seen <= width:
+        _take_all(out, seen, begin, width, BLOCK)
+    else:
+        index = tl.arange(0, SPAN)
+        found = tl.load(scores + row * stride + begin + index, mask=index < seen, other=0.0)
+        chosen, place = _places(tl.where(index < seen, _order(found), LOWEST), width)
+        tl.store(out + place, begin + index, mask=chosen)
+
+
+@triton.jit
+def topk_merge_kernel(
+    scores,  # [rows, stride] float32
+    visible,  # [rows] int32
+    candidates,  # [rows, spans * width] int32, ascending apart from -1
+    first_key,  # [rows] int32
+    out,  # [rows, width] int32
+    stride,
+    num_candidates,
+    width,
+    CANDIDATES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per row: the top-k of the candidates of all its spans."""
+    row = tl.program_id(0).to(tl.int64)
+    seen, origin = tl.load(visible + row), tl.load(first_key + row)
+    out += row * width
+    if seen <= width:
+        _take_all(out, seen, origin, width, BLOCK)
+    else:
+        slot = tl.arange(0, CANDIDATES)
+        index = tl.load(candidates + row * num_candidates + slot, mask=slot < num_candidates, other=-1)
+        found = tl.load(scores + row * stride + index, mask=index >= 0, other=0.0)
+        chosen, place = _places(tl.where(index >= 0, _order(found), LOWEST), width)
+        tl.store(out + place, origin + index, mask=chosen)
+
+
+@torch.no_grad()
+def select_topk(
+    scores: Tensor,
+    maxima: Tensor,
+    visible: Tensor,
+    topk: int,
+    *,
+    first_key: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Choose the best keys of each row; equals :func:`keyekit_kernels.dsa.reference.select_topk`.
+
+    Args:
+        scores: ``[R, width]`` float32 contiguous. Columns that a row does not see are never used.
+        maxima: ``[R, width / sub_block]`` float32 contiguous: for every sub-block the maximum over its *visible* keys, as
+            :func:`~keyekit_kernels.dsa.indexer.index_logits` and :func:`block_maxima` give them.
+        visible: ``[R]`` int32 leading keys that each row may use, at most ``width`` unless it is at most ``topk``: such rows
+            take all their keys and no score of theirs is read.
+        topk: Keys to select.
+        first_key: ``[R]`` int32 added to the indices of each row.
+        out: ``[R, topk]`` int32 contiguous.
+
+    Returns:
+        ``[R, topk]`` int32, ascending, -1 tail.
+
+    Raises:
+        ValueError: If an argument does not fit, or a row is too long for one program.
+    """
+    _check_scores(scores, visible, topk)
+    sub_block = scores.shape[1] // maxima.shape[1] if maxima.shape[1] else 1
+    if maxima.shape[1] * sub_block != scores.shape[1] or sub_block & (sub_block - 1) or not maxima.is_contiguous():
+        raise ValueError(
+            f"maxima is {list(maxima.shape)} and scores {list(scores.shape)}: contiguous [R, width / sub_block] with "
+            "sub_block a power of two is needed"
+        )
+    chosen, groups = next_power_of_two(max(topk, 1)), next_power_of_two(max(maxima.shape[1], 1))
+    nested = groups > max(_LARGEST_LEVEL, chosen)
+    groups = groups // sub_block if nested else groups
+    if max(chosen * sub_block, groups) > _LARGEST_BLOCK:
+        raise ValueError(
+            f"topk={topk} of {scores.shape[1]} scores in sub-blocks of {sub_block}: topk * sub_block and "
+            f"width / sub_block ** 2, each rounded up to a power of two, must not exceed {_LARGEST_BLOCK}"
+        )
+    first_key = torch.zeros_like(visible) if first_key is None else first_key
+    out = visible.new_empty(scores.shape[0], topk) if out is None else out
+    if out.numel():
+        topk_rows_kernel[(scores.shape[0],)](
+            scores,
+            maxima,
+            visible,
+            first_key,
+            out,
+            scores.shape[1],
+            topk,
+            GROUPS=groups,
+            CHOSEN=chosen,
+            SUB=sub_block,
+            NESTED=nested,
+            num_warps=topk_warps(max(chosen * sub_block, groups)),
+        )
+    return out
+
+
+@torch.no_grad()
+def select_topk_split(
+    scores: Tensor, visible: Tensor, topk: int, *, first_key: Tensor | None = None, span: int = _SPAN
+) -> Tensor:
+    """Choose the best keys of few, long rows with many programs: each takes a span of a row, then one merges them.
+
+    Args:
+        scores: ``[R, width]`` float32 contiguous.
+        visible: ``[R]`` int32 leading keys that each row may use.
+        topk: Keys to select.
+        first_key: ``[R]`` int32 added to the indices of each row.
+        span: Scores per program, a power of two.
+
+    Returns:
+        ``[R, topk]`` int32, ascending, -1 tail; equals :func:`select_topk`.
+
+    Raises:
+        ValueError: If an argument does not fit, or the candidates of all spans are too many for one program.
+    """
+    _check_scores(scores, visible, topk)
+    if span < 1 or span & (span - 1) or span > _LARGEST_BLOCK:
+        raise ValueError(f"span={span}: a power of two up to {_LARGEST_BLOCK} is needed")
+    spans = max(-(-scores.shape[1] // span), 1)
+    padded = next_power_of_two(max(spans * topk, 1))
+    if padded > _LARGEST_BLOCK:
+        raise ValueError(
+            f"topk={topk} of {spans} spans of {span} scores leave {spans * topk} candidates: at most {_LARGEST_BLOCK} fit; "
+            "use longer spans or select_topk"
+        )
+    rows = scores.shape[0]
+    first_key = torch.zeros_like(visible) if first_key is None else first_key
+    candidates, out = visible.new_empty(rows, spans, topk), visible.new_empty(rows, topk)
+    if out.numel():
+        block = next_power_of_two(topk)
+        topk_spans_kernel[(rows, spans)](
+            scores, visible, candidates, scores.shape[1], topk, SPAN=span, BLOCK=block, num_warps=topk_warps(span)
+        )
+        topk_merge_kernel[(rows,)](
+            scores,
+            visible,
+            candidates,
+            first_key,
+            out,
+            scores.shape[1],
+            spans * topk,
+            topk,
+            CANDIDATES=padded,
+            BLOCK=block,
+            num_warps=topk_warps(padded),
+        )
+    return out
+
+
+@torch.no_grad()
+def index_topk(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    topk: int,
+    *,
+    query_scale: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    workspace: int = _WORKSPACE,
+) -> Tensor:
+    """Score and select chunk by chunk, causally and inside each sequence; no matrix of all queries and keys exists.
+
+    Queries that see at most ``topk`` keys take all of them and are not scored.
+
+    Args:
+        query: ``[T, I, indexer_dim]`` contiguous packed indexer queries; float32, float16, bfloat16 or float8_e4m3fn.
+        key: ``[S, indexer_dim]`` contiguous packed indexer keys, in the query's dtype.
+        gate: ``[T, I]`` raw head weights.
+        query_lengths: Queries of each sequence, its last positions.
+        key_lengths: Keys of each sequence.
+        topk: Keys to select per query.
+        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
+        key_scale: ``[S]`` float32 scales of eight-bit keys.
+        workspace: Bytes of the scores that exist at the same time; one row may exceed it.
+
+    Returns:
+        ``[T, N]`` int32 rows of the packed keys, ascending, -1 tail, with N = min(topk, longest sequence).
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+    weights = check_indexer(query, key, gate, query_scale, key_scale)
+    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    if topk < 1:
+        raise ValueError(f"topk={topk}: at least one key is needed")
+    width = min(topk, max(key_lengths, default=0))
+    selected = torch.empty(query.shape[0], width, dtype=torch.int32, device=query.device)
+    launch = indexer_launch(query)
+    chunks = cut_chunks(query_lengths, key_lengths, workspace // 4, launch.block, skip=width)
+    tiles = [
+        cut_tiles(query_lengths, key_lengths, launch.queries, width, range(chunk.start, chunk.stop)) for chunk in chunks
+    ]
+    tables = to_device([tile for group in tiles for tile in group], torch.int32, query.device).split(
+        [len(group) for group in tiles]
+    )
+    visible, first_key = visible_keys(query_lengths, key_lengths, query.device)
+    largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in chunks), default=0)
+    buffer = query.new_empty(largest + largest // SUB_BLOCK, dtype=torch.float32)
+    for chunk, table in zip(chunks, tables, strict=True):
+        rows, size = slice(chunk.start, chunk.stop), (chunk.stop - chunk.start) * chunk.width
+        scores = buffer[:size].view(-1, chunk.width) if size else buffer.new_empty(rows.stop - rows.start, 0)
+        maxima = buffer[size : size + size // SUB_BLOCK].view(scores.shape[0], chunk.width // SUB_BLOCK)
+        launch_logits(
+            query, key, weights, key_scale, table, (scores, maxima), chunk.start, chunk.width, fill=False, launch=launch
+        )
+        select_topk(scores, maxima, visible[rows], width, first_key=first_key[rows], out=selected[rows])
+    return selected
+
+
+def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) -> Tensor:
+    """Maxima of the visible scores of every sub-block, in PyTorch, for scores that came without them.
+
+    Args:
+        scores: ``[R, width]`` with ``width`` a multiple of ``sub_block``.
+        visible: ``[R]``.
+        sub_block: Keys per maximum.
+
+    Returns:
+        ``[R, width / sub_block]``; NaN counts as minus infinity.
+    """
+    hidden = torch.arange(scores.shape[1], device=scores.device) >= visible[:, None]
+    return scores.masked_fill(hidden | scores.isnan(), -torch.inf).unflatten(1, (-1, sub_block)).amax(2)
+
+
+def topk_warps(numbers: int) -> int:
+    """Warps of a program that holds so many numbers in registers: 32 a thread, 64 for the largest."""
+    return min(max(numbers // 1024, 4), 16)
+
+
+def _check_scores(scores: Tensor, visible: Tensor, topk: int) -> None:
+    """Refuse scores and lengths that the kernels cannot take."""
+    if scores.ndim != 2 or scores.dtype != torch.float32 or not scores.is_contiguous():
+        raise ValueError(f"scores is {list(scores.shape)} {scores.dtype}: contiguous float32 [R, width] is needed")
+    if visible.shape != scores.shape[:1] or visible.dtype != torch.int32 or not visible.is_contiguous():
+        raise ValueError(f"visible is {list(visible.shape)} {visible.dtype}: contiguous int32 [R] is needed")
+    if topk < 0:
+        raise ValueError(f"topk={topk}: a number of keys is needed")

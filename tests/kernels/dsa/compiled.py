@@ -1,0 +1,150 @@
+"""Build kernels for sm_90 without a GPU and report what they take: registers, spills, shared memory, tensor-core products.
+
+Run as a program, in a process that does not interpret Triton; prints one JSON object per kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from keyekit_kernels.dsa import decode, indexer, topk
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8e4nv",
+}
+
+
+def build(kernel, types: dict[str, str], constants: dict[str, object], warps: int, stages: int) -> dict[str, object]:
+    """Compile a kernel; every run-time argument is taken to be divisible by 16, as it is at the sizes that matter."""
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    constants = {name: constants.get(name) for name, kind in signature.items() if kind == "constexpr"}
+    aligned = [i for i, name in enumerate(kernel.arg_names) if types.get(name, "fp32") not in ("fp32", "constexpr")]
+    source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
+    binary = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages}
+    )
+    return {
+        "kernel": kernel.__name__,
+        "warps": warps,
+        "stages": stages,
+        "shared": binary.metadata.shared,
+        "wgmma": "wgmma" in binary.asm["ptx"],
+        "mma": "mma.sync" in binary.asm["ptx"],
+        **resources(binary.asm["cubin"]),
+    }
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers per thread and bytes of spilled registers."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
+    local = re.search(r"LOCAL:(\d+)", text).group(1)
+    return {"registers": int(registers), "spills": int(stack) + int(local)}
+
+
+def indexer_cases():
+    """The launch table of the indexer, with both published shapes."""
+    pointers = {
+        "gate": "*fp32",
+        "tiles": "*i32",
+        "scores": "*fp32",
+        "maxima": "*fp32",
+        "partial": "*fp32",
+        "num_heads": "i32",
+        "scale": "fp32",
+        "first_row": "i32",
+        "stride": "i32",
+        "num_queries": "i32",
+        "span": "i32",
+    }
+    for dtype, launch in indexer._TABLE.items():
+        for width in (64, 128):
+            types = {**pointers, "query": f"*{TYPES[dtype]}", "key": f"*{TYPES[dtype]}"}
+            if dtype == torch.float8_e4m3fn:
+                types["key_scale"] = "*fp32"
+            constants = {
+                "WIDTH": width,
+                "QUERIES": launch.queries,
+                "BLOCK": launch.block,
+                "SUB": 8,
+                "FILL": False,
+                "PRECISION": "ieee",
+            }
+            for kernel in (indexer.index_logits_kernel, indexer.index_lse_kernel):
+                yield f"{TYPES[dtype]} {width}", kernel, types, constants, launch.warps, launch.stages
+
+
+def topk_cases():
+    """Rows of 128K and 256K keys, 2048 to select."""
+    types = {
+        "scores": "*fp32",
+        "maxima": "*fp32",
+        "visible": "*i32",
+        "first_key": "*i32",
+        "candidates": "*i32",
+        "out": "*i32",
+        "stride": "i32",
+        "width": "i32",
+        "num_candidates": "i32",
+    }
+    rows = topk.topk_rows_kernel
+    sizes = [
+        (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
+        (rows, {"GROUPS": 16384, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
+        (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": True}, 16384),
+        (topk.topk_spans_kernel, {"SPAN": 16384, "BLOCK": 2048}, 16384),
+        (topk.topk_merge_kernel, {"CANDIDATES": 16384, "BLOCK": 2048}, 16384),
+    ]
+    for kernel, constants, numbers in sizes:
+        yield " ".join(map(str, constants.values())), kernel, types, constants, topk.topk_warps(numbers), 3
+
+
+def decode_cases():
+    """Both published indexers, and eight heads of 128 per group."""
+    integers = ("num_heads", "table_width", "stride", "num_selected", "span", "num_splits")
+    types = {
+        **dict.fromkeys(integers, "i32"),
+        **dict.fromkeys(("query", "values"), "*fp8e4nv"),
+        **dict.fromkeys(("weights", "scales", "scores", "maxima", "partial", "partial_lse", "lse"), "*fp32"),
+        **dict.fromkeys(("page_table", "lengths", "indices"), "*i32"),
+        **dict.fromkeys(("key", "value", "output"), "*bf16"),
+        "scale": "fp32",
+    }
+    launch = decode._TABLE["logits"]
+    for heads, width in ((16, 64), (4, 128)):
+        constants = {"WIDTH": width, "HEADS": max(heads, 16), "BLOCK": launch.block, "SUB": topk.SUB_BLOCK}
+        yield f"fp8e4nv {heads} x {width}", decode.paged_logits_kernel, types, constants, launch.warps, launch.stages
+    launch = decode._TABLE["attention"]
+    constants = {"PER_GROUP": 8, "ROWS": 16, "WIDTH": 128, "BLOCK": launch.block}
+    types = {**types, "query": "*bf16"}
+    yield "bf16 128", decode.paged_attention_kernel, types, constants, launch.warps, launch.stages
+    yield "32 splits", decode.combine_kernel, types, {"WIDTH": 128, "SPLITS": 32}, 4, 3
+
+
+def main(wanted: str = "") -> None:
+    """Build every case whose kernel's name holds ``wanted``."""
+    for cases in (indexer_cases(), topk_cases(), decode_cases()):
+        for case, kernel, types, constants, warps, stages in cases:
+            if wanted in f"{kernel.__name__} {case}":
+                print(json.dumps({"case": case, **build(kernel, types, constants, warps, stages)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

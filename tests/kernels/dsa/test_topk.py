@@ -1,0 +1,197 @@
+"""Exact top-k kernels against a stable sort: indices are equal, whatever the scores."""
+
+import pytest
+import torch
+
+from keyekit_kernels.dsa import functional, reference
+from keyekit_kernels.dsa.quantization import dequantize
+from keyekit_kernels.dsa.topk import block_maxima, index_topk, select_topk, select_topk_split
+
+WIDTH = 96
+VISIBLE = torch.tensor([0, 1, 16, 17, 41, 95, 96], dtype=torch.int32)
+ROWS = len(VISIBLE)
+
+
+def special() -> torch.Tensor:
+    """Infinities, NaN and zeros of both signs among few values."""
+    values = torch.tensor([torch.nan, -torch.inf, torch.inf, 0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38])
+    return values[torch.randint(0, len(values), (ROWS, WIDTH))]
+
+
+SCORES = {
+    "random": lambda: torch.randn(ROWS, WIDTH),
+    "tied": lambda: torch.randint(-2, 3, (ROWS, WIDTH)).float(),
+    "all tied": lambda: torch.full((ROWS, WIDTH), 0.5),
+    "special": special,
+    "all NaN": lambda: torch.full((ROWS, WIDTH), torch.nan),
+    "all minus infinity": lambda: torch.full((ROWS, WIDTH), -torch.inf),
+    "few finite": lambda: torch.where(torch.rand(ROWS, WIDTH) < 0.1, torch.randn(ROWS, WIDTH), -torch.inf),
+    "descending": lambda: -torch.arange(WIDTH).float().expand(ROWS, -1).contiguous(),
+    "ascending": lambda: torch.arange(WIDTH).float().expand(ROWS, -1).contiguous(),
+    "clustered": lambda: torch.cat([torch.randn(ROWS, 24) + 99, torch.randn(ROWS, WIDTH - 24)], 1),
+    "neighbours": lambda: (torch.randint(0, 9, (ROWS, WIDTH)) + 1_000_000_000).int().view(torch.float32),
+}
+
+
+def expected_rows(scores: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
+    chosen = reference.select_topk(scores, visible, topk)
+    return torch.nn.functional.pad(chosen, (0, topk - chosen.shape[1]), value=-1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "topk", "sub_block"), [*((kind, 16, 8) for kind in SCORES), ("tied", 5, 4), ("special", 5, 4), ("random", 1, 8)]
+)
+def test_rows_equal_a_stable_sort(kind: str, topk: int, sub_block: int) -> None:
+    scores = SCORES[kind]()
+    chosen = select_topk(scores, block_maxima(scores, VISIBLE, sub_block), VISIBLE, topk)
+    assert chosen.dtype == torch.int32
+    assert torch.equal(chosen, expected_rows(scores, VISIBLE, topk))
+
+
+@pytest.mark.parametrize(
+    ("kind", "topk", "sub_block"),
+    [("random", 1, 4), ("tied", 1, 4), *((kind, 3, 2) for kind in ("random", "tied", "all tied", "special", "few finite"))],
+)
+def test_rows_with_a_further_level_of_maxima_equal_a_stable_sort(kind: str, topk: int, sub_block: int, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.topk._LARGEST_LEVEL", 8)
+    scores = SCORES[kind]()
+    chosen = select_topk(scores, block_maxima(scores, VISIBLE, sub_block), VISIBLE, topk)
+    assert torch.equal(chosen, expected_rows(scores, VISIBLE, topk))
+
+
+@pytest.mark.parametrize(
+    ("kind", "topk", "span"),
+    [*((kind, 16, 32) for kind in ("random", "tied", "all tied", "special", "clustered")), ("random", 5, 16), ("tied", 5, 16)],
+)
+def test_spans_equal_a_stable_sort(kind: str, topk: int, span: int) -> None:
+    scores = SCORES[kind]()
+    assert torch.equal(select_topk_split(scores, VISIBLE, topk, span=span), expected_rows(scores, VISIBLE, topk))
+
+
+@pytest.mark.parametrize("topk", [1, 7, 95, 96, 200])
+def test_any_number_of_keys(topk: int) -> None:
+    scores = SCORES["tied"]()[-2:].contiguous()
+    visible = VISIBLE[-2:].contiguous()
+    assert torch.equal(select_topk(scores, block_maxima(scores, visible), visible, topk), expected_rows(scores, visible, topk))
+    assert torch.equal(select_topk_split(scores, visible, topk), expected_rows(scores, visible, topk))
+
+
+def test_hidden_scores_and_what_a_buffer_held_are_never_used() -> None:
+    scores = torch.randn(ROWS, WIDTH)
+    hidden = torch.arange(WIDTH) >= VISIBLE[:, None]
+    poisoned = scores.masked_fill(hidden, torch.inf)
+    maxima = block_maxima(poisoned, VISIBLE).masked_fill(torch.arange(0, WIDTH, 8) >= VISIBLE[:, None], torch.inf)
+    out = torch.full((ROWS, 5), 1234567, dtype=torch.int32)
+    assert select_topk(poisoned, maxima, VISIBLE, 5, out=out) is out
+    assert torch.equal(out, expected_rows(scores, VISIBLE, 5))
+    assert torch.equal(select_topk_split(poisoned, VISIBLE, 5, span=32), out)
+
+
+def test_only_the_sub_blocks_that_can_matter_are_read() -> None:
+    scores = torch.randn(1, WIDTH)
+    visible = torch.tensor([WIDTH], dtype=torch.int32)
+    maxima = block_maxima(scores, visible)
+    expected = expected_rows(scores, visible, 3)
+    best = maxima[0].topk(3).indices
+    unread = torch.ones(WIDTH // 8, dtype=torch.bool).index_fill(0, best, False).repeat_interleave(8)
+    scores[0, unread] = torch.inf  # contradicts the maxima: would be selected if it were read
+    assert torch.equal(select_topk(scores, maxima, visible, 3), expected)
+
+
+def test_first_key_moves_indices_but_not_the_tail() -> None:
+    scores = torch.randn(ROWS, WIDTH)
+    first_key = torch.arange(ROWS, dtype=torch.int32) * 1000
+    local = expected_rows(scores, VISIBLE, 16)
+    moved = torch.where(local < 0, -1, local + first_key[:, None])
+    assert torch.equal(select_topk(scores, block_maxima(scores, VISIBLE), VISIBLE, 16, first_key=first_key), moved)
+    assert torch.equal(select_topk_split(scores, VISIBLE, 16, first_key=first_key, span=32), moved)
+
+
+def inputs(kind: str, queries=(1, 7, 14, 0, 10), keys=(1, 9, 40, 3, 10), heads: int = 3, width: int = 16):
+    make = torch.randn if kind == "random" else lambda *shape: torch.randint(-2, 3, shape).float()
+    return make(sum(queries), heads, width), make(sum(keys), width), make(sum(queries), heads), queries, keys
+
+
+@pytest.mark.parametrize("kind", ["random", "tied"])
+@pytest.mark.parametrize(("topk", "workspace"), [(8, 1), (8, 3000), (5, 2**29), (64, 2**29)])
+def test_scoring_and_selecting_by_chunks_equals_the_reference(kind: str, topk: int, workspace: int) -> None:
+    arguments = inputs(kind)
+    chosen = index_topk(*arguments, topk, workspace=workspace)
+    assert torch.equal(chosen, functional.index_topk(*arguments, topk, implementation="torch"))
+
+
+def test_eight_bit_selection_equals_the_reference_on_dequantised_inputs() -> None:
+    query, key, gate, queries, keys = inputs("tied")
+    scales = 2.0 ** torch.randint(-2, 3, gate.shape), 2.0 ** torch.randint(-2, 3, key.shape[:1])
+    small = torch.float8_e4m3fn
+    chosen = index_topk(query.to(small), key.to(small), gate, queries, keys, 9, query_scale=scales[0], key_scale=scales[1])
+    expected = functional.index_topk(
+        dequantize(query, scales[0]), dequantize(key, scales[1]), gate, queries, keys, 9, implementation="torch"
+    )
+    assert torch.equal(chosen, expected)
+
+
+def test_queries_that_take_all_keys_are_not_scored(monkeypatch) -> None:
+    def refuse(*_, **__) -> None:
+        raise AssertionError("scored")
+
+    arguments = inputs("random", (4, 3), (5, 6))
+    expected = functional.index_topk(*arguments, 6, implementation="torch")
+    monkeypatch.setattr("keyekit_kernels.dsa.indexer.index_logits_kernel", refuse)
+    assert torch.equal(index_topk(*arguments, 6), expected)
+
+
+def test_nothing_to_select() -> None:
+    assert index_topk(*inputs("random", (0,), (0,)), 4).shape == (0, 0)
+    assert index_topk(*inputs("random", (0,), (5,)), 4).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": torch.zeros(2, 16).double()}, "scores is .* torch.float64: contiguous float32"),
+        ({"scores": torch.zeros(16, 2).t()}, "contiguous float32"),
+        ({"visible": torch.tensor([1, 2])}, "visible is .* torch.int64: contiguous int32"),
+        ({"maxima": torch.zeros(2, 3)}, "sub_block a power of two is needed"),
+        ({"topk": -1}, "topk=-1"),
+        ({"topk": 20_000}, "topk=20000 of 16 scores in sub-blocks of 8: .* must not exceed 32768"),
+    ],
+)
+def test_bad_input_is_named(change: dict, message: str) -> None:
+    arguments = {"scores": torch.zeros(2, 16), "maxima": torch.zeros(2, 2), "visible": torch.ones(2).int(), "topk": 3}
+    with pytest.raises(ValueError, match=message):
+        select_topk(**{**arguments, **change})
+
+
+def test_what_does_not_fit_in_spans_is_said() -> None:
+    scores, visible = torch.zeros(1, 64), torch.ones(1).int()
+    with pytest.raises(ValueError, match="span=24: a power of two"):
+        select_topk_split(scores, visible, 3, span=24)
+    with pytest.raises(ValueError, match="leave 40000 candidates: at most 32768"):
+        select_topk_split(scores, visible, 10_000, span=16)
+    with pytest.raises(ValueError, match="topk=0: at least one"):
+        index_topk(*inputs("random"), 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [4096, 32768, 131072, 262144])
+def test_device_rows_equal_a_stable_sort_in_every_run(width: int) -> None:
+    scores = torch.randn(8, width, device="cuda")
+    scores[1] = scores[1].mul(4).round()  # plateaus
+    scores[2] = 1.0
+    scores[3, ::3] = torch.nan
+    visible = torch.full((8,), width, dtype=torch.int32, device="cuda")
+    visible[4:] = torch.tensor([1, 2047, 2049, width - 3])
+    expected = reference.select_topk(scores, visible, 2048)
+    maxima = block_maxima(scores, visible)
+    for _ in range(20):
+        assert torch.equal(select_topk(scores, maxima, visible, 2048), expected)
+    assert torch.equal(select_topk_split(scores, visible, 2048), expected)
+
+
+@pytest.mark.gpu
+def test_device_selection_in_bfloat16_equals_that_of_its_own_scores() -> None:
+    lengths = (3000, 1, 5001)
+    query, key, gate, *_ = (x.cuda() for x in inputs("tied", lengths, lengths, 16, 64)[:3])
+    chosen = index_topk(query.bfloat16(), key.bfloat16(), gate, lengths, lengths, 512, workspace=2**24)
+    assert torch.equal(chosen, functional.index_topk(query, key, gate, lengths, lengths, 512, implementation="torch"))
