@@ -160,12 +160,17 @@ def chart(rows: dict[int, dict[str, float]]) -> str:
         parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
     for length in rows:
         parts.append(f'<text x="{x(length):.1f}" y="{height - bottom + 18}" text-anchor="middle">{length}</text>')
+    labels: list[float] = []
     for name, colour in COLOURS.items():
         points = [(x(length), y(row[name])) for length, row in rows.items() if name in row]
         line = " ".join(f"{across:.1f},{up:.1f}" for across, up in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{across:.1f}" cy="{up:.1f}" r="3" fill="{colour}"/>' for across, up in points]
-        parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{name}</text>')
+        label = points[-1][1] + 4
+        while any(abs(label - other) < 14 for other in labels):  # lines that coincide keep readable names
+            label += 2
+        labels.append(label)
+        parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{label:.1f}" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 

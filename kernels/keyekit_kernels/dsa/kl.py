@@ -30,7 +30,7 @@ _LAUNCH_SMALL = Launch(block=16, warps=4, stages=1)
 
 
 @triton.jit
-def score_tile(query, key, gate):
+def _score_tile(query, key, gate):
     """Products ``[heads, keys]`` before the ReLU, and the scores ``[keys]`` of a tile of one query."""
     products = tl.dot(query, tl.trans(key), input_precision="ieee")
     active = tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -38,7 +38,7 @@ def score_tile(query, key, gate):
 
 
 @triton.jit
-def divergence_tile(target, scores, log_normaliser, allowed):
+def divergence_tile(target, scores, log_normaliser, allowed) -> tuple[tl.tensor, tl.tensor]:
     """Terms of the divergence, and its derivatives by the scores, both zero where ``allowed`` is not."""
     log_student = scores - log_normaliser
     terms = target * (tl.log(tl.maximum(target, TINY)) - log_student)
@@ -72,7 +72,7 @@ def sparse_kl_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     GRADIENTS: tl.constexpr,
-):
+) -> None:
     """One program per query: the heads of the indexer, and of one group at a time, are the rows of a tile."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -91,7 +91,7 @@ def sparse_kl_kernel(
         chosen = start + column < count
         index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0).to(tl.int64)
         k_index = tl.load(index_key + (index * INDEX_WIDTH)[:, None] + index_channel, mask=chosen[:, None], other=0.0)
-        _, _, scores = score_tile(q_index, k_index, gates)
+        _, _, scores = _score_tile(q_index, k_index, gates)
         scores = tl.where(chosen, scores, EMPTY)
         higher = tl.maximum(peak, scores)
         total = total * tl.exp(peak - higher) + tl.where(chosen, tl.exp(scores - higher), 0.0)
@@ -121,7 +121,7 @@ def sparse_kl_kernel(
         target = target / (num_groups * PER_GROUP)
         place = (index * INDEX_WIDTH)[:, None] + index_channel
         k_index = tl.load(index_key + place, mask=chosen[:, None], other=0.0)
-        products, active, scores = score_tile(q_index, k_index, gates)
+        products, active, scores = _score_tile(q_index, k_index, gates)
         terms, difference = divergence_tile(target, scores, log_normaliser, chosen)
         divergence += terms
         if GRADIENTS:

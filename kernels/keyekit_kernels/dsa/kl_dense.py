@@ -46,7 +46,7 @@ def log_normaliser_kernel(
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per tile of queries and head."""
     tile, head = tiles + tl.program_id(0) * 4, tl.program_id(1)
     row, column, channel = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, WIDTH)
@@ -123,7 +123,7 @@ def dense_kl_kernel(
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
     GRADIENTS: tl.constexpr,
-):
+) -> None:
     """One program per tile of queries."""
     tile = tiles + tl.program_id(0) * 4
     row, column, channel = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, INDEX_WIDTH)
