@@ -15,7 +15,6 @@ from keyekit.cli.errors import CommandError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keyekit.models.weights.folder import WeightFolder
     from keyekit.models.weights.layout import Layout
     from keyekit.models.weights.source import TensorSource
 
@@ -87,9 +86,9 @@ def _convert(options: argparse.Namespace) -> None:
     like = None if options.like is None else WeightFolder(options.like)
     if distributed and source.left_out:
         print(f"left out {len(source.left_out)} entries that are no weights of the network, first {source.left_out[0]}")
+    layout = _layout_of(options.source, source if like is None else like)
     if like is not None:
         source = WithPassengers(source, like)
-    layout = _layout_of(options, like)
     report = _report(options, source)  # before anything is written: a config of another architecture ends it here
     with replacing(options.target) as partial:
         with _progress(options, sum(stored.nbytes for stored in source.tensors.values())) as advance:
@@ -112,18 +111,15 @@ def _check_target(options: argparse.Namespace) -> None:
         raise CommandError(f"{options.target} exists: name another target, or replace it with --overwrite")
 
 
-def _layout_of(options: argparse.Namespace, like: WeightFolder | None) -> Layout | None:
-    """The files that the tensors came from, if that is known."""
+def _layout_of(folder: Path, source: TensorSource) -> Layout | None:
+    """The files that the tensors are in, or came from, if that is known."""
     from keyekit.models.weights.folder import WeightFolder
     from keyekit.models.weights.layout import LAYOUT, Layout
 
-    if like is not None:
-        return like.layout
-    remembered = options.source / LAYOUT
-    if remembered.is_file():
-        return Layout.loads(remembered.read_text(encoding="utf-8"))
-    is_folder = not (options.source / ".metadata").is_file()
-    return WeightFolder(options.source).layout if is_folder else None
+    if isinstance(source, WeightFolder):
+        return source.layout
+    remembered = folder / LAYOUT
+    return Layout.loads(remembered.read_text(encoding="utf-8")) if remembered.is_file() else None
 
 
 def _planned(options: argparse.Namespace, source: TensorSource, layout: Layout | None) -> Layout:

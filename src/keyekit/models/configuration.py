@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -169,7 +168,7 @@ def _family_of(vision: KeyeViT, projector: MergeProjector, layer: DecoderLayer) 
         )
     model_type = "Keye" if projector.norm_first else "KeyeVL2" if new else "KeyeVL1_5"
     expected = _FAMILIES[model_type].attend
-    if getattr(vision, "attend", expected) != expected:
+    if vision.attend != expected:
         norm = _FAMILIES[model_type].norm
         raise ValueError(
             _no_counterpart(
@@ -295,7 +294,7 @@ def _vision(config: Mapping[str, Any], family: _Family) -> KeyeViT:
         image_size=_required(config, "image_size"),
         in_channels=config.get("num_channels", 3),
         rope_theta=float(config.get("rope_theta", 10000.0)),  # Keye-VL-2.0 sheet 3 item 4
-        **({"attend": family.attend} if "attend" in inspect.signature(KeyeViT).parameters else {}),
+        attend=family.attend,
     )
 
 

@@ -157,6 +157,7 @@ def test_a_part_without_counterpart_is_named() -> None:
     tiny = tiny_vision_language_model()
     other = VisionLanguageModel(Renamed(32, 1, 2, 48, image_size=56), tiny.projector, tiny.decoder)
     biased = partial(MixtureOfExperts, num_experts=3, active_experts=2, expert_dim=8, router=SigmoidBias)
+    shared = partial(MixtureOfExperts, num_experts=3, active_experts=2, expert_dim=8, num_shared_experts=1)
     sparse = partial(DSA, topk=4, num_indexer_heads=2, indexer_head_dim=8)
     uneven = build()
     uneven.decoder.layers[1] = build(attention=sparse).decoder.layers[1]
@@ -166,6 +167,7 @@ def test_a_part_without_counterpart_is_named() -> None:
         (nn.Linear(2, 2), "Linear has no counterpart"),
         (other, "the vision encoder Renamed has no counterpart in the released models, which have KeyeViT"),
         (build(feed_forward=biased), "the router SigmoidBias has no counterpart .* SoftmaxTopK"),
+        (build(feed_forward=shared), "a shared expert has no counterpart"),
         (build("before", attention=sparse), "sparse attention or experts behind a projector with norm='before'"),
         (uneven, "layer 1, which differs from layer 0"),
         (swapped, r"KeyeViT\(attend='video'\) with norm='after' has no counterpart"),
