@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.indexer import WIDTHS
+from keyekit_kernels.dsa.indexer import NARROWEST_EIGHT_BIT, WIDTHS
 from keyekit_kernels.dsa.launch import Launch, next_power_of_two
 from keyekit_kernels.dsa.quantization import PAGE_TOKENS
 from keyekit_kernels.dsa.topk import SUB_BLOCK, select_topk
@@ -314,9 +314,10 @@ def decode_step(
 
 def _check_index(query: Tensor, query_scale: Tensor, gate: Tensor, index_pages: Tensor) -> None:
     """Refuse indexer queries and pages that the kernel cannot take."""
-    if query.ndim != 3 or query.dtype != torch.float8_e4m3fn or query.shape[2] not in WIDTHS:
+    widths = tuple(width for width in WIDTHS if width >= NARROWEST_EIGHT_BIT)
+    if query.ndim != 3 or query.dtype != torch.float8_e4m3fn or query.shape[2] not in widths:
         raise ValueError(
-            f"query is {list(query.shape)} {query.dtype}: float8_e4m3fn [B, I, indexer_dim] with indexer_dim in {WIDTHS} "
+            f"query is {list(query.shape)} {query.dtype}: float8_e4m3fn [B, I, indexer_dim] with indexer_dim in {widths} "
             "is needed"
         )
     if query_scale.shape != query.shape[:2] or gate.shape != query.shape[:2]:
@@ -348,7 +349,9 @@ def _check_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor)
         raise ValueError(f"key has {key.shape[0]} slots: a multiple of the page's {PAGE_TOKENS} is needed")
     allowed = (torch.float32, torch.float16, torch.bfloat16)
     if query.dtype not in allowed or key.dtype != query.dtype or value.dtype != query.dtype:
-        raise ValueError(f"query, key and value are {query.dtype}, {key.dtype}, {value.dtype}: one of {allowed} is needed")
+        raise ValueError(
+            f"query, key and value are {query.dtype}, {key.dtype}, {value.dtype}: one of {allowed} is needed"
+        )
     if indices.ndim != 2 or indices.shape[0] != query.shape[0] or indices.dtype != torch.int32:
         raise ValueError(f"indices is {list(indices.shape)} {indices.dtype}: int32 [{query.shape[0]}, N] is needed")
     for name, tensor in (("query", query), ("key", key), ("value", value), ("indices", indices)):

@@ -22,7 +22,8 @@ __all__ = ["check_indexer", "index_logits", "index_lse", "indexer_launch"]
 
 EMPTY = tl.constexpr(-1e30)  # finite, so that a range without keys stays free of NaN
 
-WIDTHS = (16, 32, 64, 128, 256)
+WIDTHS = (16, 32, 64, 128)
+NARROWEST_EIGHT_BIT = 32  # tensor cores take 32 channels of eight bits at a time
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 
 # Registers and shared memory of each entry: tests/kernels/dsa/compiled.py. 256 keys a tile, because each head's queries are
@@ -371,6 +372,8 @@ def check_indexer(
     if gate.shape != query.shape[:2]:
         raise ValueError(f"gate is {list(gate.shape)}: {list(query.shape[:2])} is needed, a weight per query and head")
     eight_bit = query.dtype == torch.float8_e4m3fn
+    if eight_bit and query.shape[2] < NARROWEST_EIGHT_BIT:
+        raise ValueError(f"query has indexer_dim={query.shape[2]}: float8_e4m3fn needs at least {NARROWEST_EIGHT_BIT}")
     for name, scale, shape in (("query_scale", query_scale, gate.shape), ("key_scale", key_scale, key.shape[:1])):
         if (scale is not None) != eight_bit:
             raise ValueError(f"{name}: float8_e4m3fn needs scales, other dtypes take none; query is {query.dtype}")
@@ -391,4 +394,6 @@ def _check_out(scores: Tensor, maxima: Tensor, num_rows: int, sub_block: int, bl
     shapes = [(num_rows, width), (num_rows, width // sub_block)]
     for tensor, shape in zip((scores, maxima), shapes, strict=True):
         if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            raise ValueError(f"out holds {list(tensor.shape)} {tensor.dtype}: contiguous float32 {list(shape)} is needed")
+            raise ValueError(
+                f"out holds {list(tensor.shape)} {tensor.dtype}: contiguous float32 {list(shape)} is needed"
+            )

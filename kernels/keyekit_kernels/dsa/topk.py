@@ -46,9 +46,12 @@ def _order(scores):
 
 
 @triton.jit
-def _threshold(order, wanted):
-    """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it."""
-    low, high = tl.min(order, 0), tl.max(order, 0)
+def _threshold(order, wanted, floor):
+    """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it.
+
+    At least ``wanted`` of them are known to reach ``floor``.
+    """
+    low, high = tl.maximum(tl.min(order, 0), floor), tl.max(order, 0)
     while low < high:
         middle = (low | high) - ((low ^ high) >> 1)  # the upper mean, without overflow
         count = tl.sum((order >= middle).to(tl.int32), 0)
@@ -58,9 +61,8 @@ def _threshold(order, wanted):
 
 
 @triton.jit
-def _places(order, wanted):
+def _places(order, threshold, wanted):
     """The exact top-``wanted`` of integers, lower positions first among equals: who is chosen, and its place in the output."""
-    threshold = _threshold(order, wanted)
     above, equal = order > threshold, order == threshold
     missing = wanted - tl.sum(above.to(tl.int32), 0)
     # One scan counts both: those above in the high half, those equal in the low half.
@@ -78,14 +80,15 @@ def _take_all(out, visible, first_key, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _best(order, index, out, slot, width):
-    """``index`` of the top-``width`` of integers, by way of the row of the output, which is written for good later."""
-    chosen, place = _places(order, width)
+def _best(order, floor, index, out, slot, width):
+    """``index`` of the top-``width`` of integers, by way of the row of the output, and the threshold they reach."""
+    threshold = _threshold(order, width, floor)
+    chosen, place = _places(order, threshold, width)
     tl.store(out + place, index, mask=chosen)
     tl.debug_barrier()
     kept = tl.load(out + slot, mask=slot < width, other=0)
-    tl.debug_barrier()
-    return kept
+    tl.debug_barrier()  # everybody has read before the next list or the result is written
+    return kept, threshold
 
 
 @triton.jit
@@ -125,6 +128,7 @@ def topk_rows_kernel(
         blocks = (seen + SUB - 1) // SUB
         slot = tl.arange(0, CHOSEN)
         block = slot
+        floor = tl.full([], LOWEST, tl.int32)  # as many scores as are wanted reach what as many maxima reach
         if blocks > width:
             index = tl.arange(0, GROUPS)
             if NESTED:
@@ -135,16 +139,19 @@ def topk_rows_kernel(
                     for member in range(SUB):
                         place = index * SUB + member
                         peaks = tl.maximum(peaks, tl.load(maxima + place, mask=place < blocks, other=float("-inf")))
-                    group = _best(tl.where(index < groups, _order(peaks), LOWEST), index, out, slot, width)
+                    order = tl.where(index < groups, _order(peaks), LOWEST)
+                    group, floor = _best(order, floor, index, out, slot, width)
                 inner, there = _inside(group, groups, slot, width, blocks, SUB, CHOSEN)
                 peaks = tl.load(maxima + inner, mask=there, other=0.0)
-                block = _best(tl.where(there, _order(peaks), LOWEST), inner, out, slot, width)
+                block, floor = _best(tl.where(there, _order(peaks), LOWEST), floor, inner, out, slot, width)
             else:
                 peaks = tl.load(maxima + index, mask=index < blocks, other=0.0)
-                block = _best(tl.where(index < blocks, _order(peaks), LOWEST), index, out, slot, width)
+                order = tl.where(index < blocks, _order(peaks), LOWEST)
+                block, floor = _best(order, floor, index, out, slot, width)
         column, there = _inside(block, blocks, slot, width, seen, SUB, CHOSEN)
         found = tl.load(scores + column, mask=there, other=0.0)
-        chosen, place = _places(tl.where(there, _order(found), LOWEST), width)
+        order = tl.where(there, _order(found), LOWEST)
+        chosen, place = _places(order, _threshold(order, width, floor), width)
         tl.store(out + place, origin + column, mask=chosen)
 
 
@@ -168,7 +175,8 @@ def topk_spans_kernel(
     else:
         index = tl.arange(0, SPAN)
         found = tl.load(scores + row * stride + begin + index, mask=index < seen, other=0.0)
-        chosen, place = _places(tl.where(index < seen, _order(found), LOWEST), width)
+        order = tl.where(index < seen, _order(found), LOWEST)
+        chosen, place = _places(order, _threshold(order, width, LOWEST), width)
         tl.store(out + place, begin + index, mask=chosen)
 
 
@@ -195,7 +203,8 @@ def topk_merge_kernel(
         slot = tl.arange(0, CANDIDATES)
         index = tl.load(candidates + row * num_candidates + slot, mask=slot < num_candidates, other=-1)
         found = tl.load(scores + row * stride + index, mask=index >= 0, other=0.0)
-        chosen, place = _places(tl.where(index >= 0, _order(found), LOWEST), width)
+        order = tl.where(index >= 0, _order(found), LOWEST)
+        chosen, place = _places(order, _threshold(order, width, LOWEST), width)
         tl.store(out + place, origin + index, mask=chosen)
 
 

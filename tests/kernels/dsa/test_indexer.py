@@ -13,7 +13,7 @@ POISON = 7.125  # no score of whole_numbers
 DTYPES = [torch.float32, torch.float16, torch.float8_e4m3fn]
 
 
-def whole_numbers(dtype: torch.dtype, heads: int = 3, width: int = 16, queries=QUERIES, keys=KEYS) -> dict:
+def whole_numbers(dtype: torch.dtype, heads: int = 3, width: int = 32, queries=QUERIES, keys=KEYS) -> dict:
     """Inputs whose scores are exact in every dtype, with many ties; scales for eight bits."""
     total, stored = sum(queries), sum(keys)
     inputs = {
@@ -52,7 +52,7 @@ def expected_scores(inputs: dict, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "width", "sub_block"), [(3, 16, 8), (1, 32, 4), (16, 64, 32)])
+@pytest.mark.parametrize(("heads", "width", "sub_block"), [(3, 32, 8), (1, 32, 4), (16, 64, 32)])
 def test_scores_and_maxima_equal_the_reference(dtype: torch.dtype, heads: int, width: int, sub_block: int) -> None:
     inputs = whole_numbers(dtype, heads, width)
     scores, maxima = index_logits(**inputs, sub_block=sub_block)
@@ -61,6 +61,11 @@ def test_scores_and_maxima_equal_the_reference(dtype: torch.dtype, heads: int, w
     expected = expected_scores(inputs, 96)
     assert torch.equal(scores, expected)
     assert torch.equal(maxima, expected.unflatten(1, (-1, sub_block)).amax(2))
+
+
+def test_sixteen_bits_take_sixteen_channels() -> None:
+    inputs = whole_numbers(torch.float16, heads=2, width=16, queries=(20,), keys=(37,))
+    assert torch.equal(index_logits(**inputs)[0], expected_scores(inputs, 64))
 
 
 def test_random_float32_scores_are_near_the_reference() -> None:
@@ -148,7 +153,7 @@ def bad(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (bad(query=lambda i: i["query"][..., :8]), r"query is \[49, 3, 8\] and key \[103, 16\]"),
+        (bad(query=lambda i: i["query"][..., :8]), r"query is \[49, 3, 8\] and key \[103, 32\]"),
         (bad(query=lambda i: i["query"][..., :8], key=lambda i: i["key"][:, :8]), "indexer_dim=8: the kernels take"),
         (bad(query=lambda i: i["query"].double()), "query is torch.float64 and key torch.float32: one dtype of"),
         (bad(query=lambda i: i["query"].bfloat16(), key=lambda i: i["key"].bfloat16()), "bfloat16 on the processor"),
@@ -157,9 +162,15 @@ def bad(**changes):
         (bad(key=lambda i: i["key"].t().contiguous().t()), "key is not contiguous"),
         (bad(key_lengths=lambda i: (1, 9, 70, 3, 19)), "sequence 4 has 20 queries and 19 keys"),
         (bad(sub_block=lambda i: 6), "sub_block=6: a power of two"),
-        (bad(out=lambda i: (torch.zeros(49, 40), torch.zeros(49, 5))), "out has 40 columns: a multiple of the tile's 32"),
+        (
+            bad(out=lambda i: (torch.zeros(49, 40), torch.zeros(49, 5))),
+            "out has 40 columns: a multiple of the tile's 32",
+        ),
         (bad(out=lambda i: (torch.zeros(9, 96), torch.zeros(9, 12))), r"contiguous float32 \[49, 96\] is needed"),
-        (bad(out=lambda i: (torch.zeros(49, 64), torch.zeros(49, 8))), "out has 64 columns, a query of rows sees 70 keys"),
+        (
+            bad(out=lambda i: (torch.zeros(49, 64), torch.zeros(49, 8))),
+            "out has 64 columns, a query of rows sees 70 keys",
+        ),
     ],
 )
 def test_bad_input_is_named(change, message: str) -> None:
@@ -171,6 +182,9 @@ def test_eight_bits_need_both_scales_in_shape() -> None:
     inputs = whole_numbers(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match="key_scale: float8_e4m3fn needs scales"):
         index_lse(**{**inputs, "key_scale": None})
+    narrow = {**inputs, "query": inputs["query"][..., :16].contiguous(), "key": inputs["key"][:, :16].contiguous()}
+    with pytest.raises(ValueError, match="indexer_dim=16: float8_e4m3fn needs at least 32"):
+        index_lse(**narrow)
     with pytest.raises(ValueError, match=r"key_scale is \[5\] torch.float32: \[103\]"):
         index_lse(**{**inputs, "key_scale": torch.ones(5)})
 

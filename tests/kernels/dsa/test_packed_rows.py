@@ -34,7 +34,9 @@ def test_tiles_cover_each_scored_query_once(block: int, skip: int, rows: range |
             assert first + t not in covered
             covered[first + t] = visible + t, first_key
     wanted = {
-        t: row for t, row in enumerate(rows_of_the_pack()) if row[0] > skip and t in (range(15) if rows is None else rows)
+        t: row
+        for t, row in enumerate(rows_of_the_pack())
+        if row[0] > skip and t in (range(15) if rows is None else rows)
     }
     assert covered == wanted
 

@@ -23,6 +23,7 @@ SCORES = {
     "tied": lambda: torch.randint(-2, 3, (ROWS, WIDTH)).float(),
     "all tied": lambda: torch.full((ROWS, WIDTH), 0.5),
     "special": special,
+    "zeros of both signs": lambda: torch.where(torch.rand(ROWS, WIDTH) < 0.5, 0.0, -0.0),
     "all NaN": lambda: torch.full((ROWS, WIDTH), torch.nan),
     "all minus infinity": lambda: torch.full((ROWS, WIDTH), -torch.inf),
     "few finite": lambda: torch.where(torch.rand(ROWS, WIDTH) < 0.1, torch.randn(ROWS, WIDTH), -torch.inf),
@@ -39,7 +40,8 @@ def expected_rows(scores: torch.Tensor, visible: torch.Tensor, topk: int) -> tor
 
 
 @pytest.mark.parametrize(
-    ("kind", "topk", "sub_block"), [*((kind, 16, 8) for kind in SCORES), ("tied", 5, 4), ("special", 5, 4), ("random", 1, 8)]
+    ("kind", "topk", "sub_block"),
+    [*((kind, 16, 8) for kind in SCORES), ("tied", 5, 4), ("special", 5, 4), ("random", 1, 8)],
 )
 def test_rows_equal_a_stable_sort(kind: str, topk: int, sub_block: int) -> None:
     scores = SCORES[kind]()
@@ -50,9 +52,15 @@ def test_rows_equal_a_stable_sort(kind: str, topk: int, sub_block: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "topk", "sub_block"),
-    [("random", 1, 4), ("tied", 1, 4), *((kind, 3, 2) for kind in ("random", "tied", "all tied", "special", "few finite"))],
+    [
+        ("random", 1, 4),
+        ("tied", 1, 4),
+        *((kind, 3, 2) for kind in ("random", "tied", "all tied", "special", "few finite")),
+    ],
 )
-def test_rows_with_a_further_level_of_maxima_equal_a_stable_sort(kind: str, topk: int, sub_block: int, monkeypatch) -> None:
+def test_rows_with_a_further_level_of_maxima_equal_a_stable_sort(
+    kind: str, topk: int, sub_block: int, monkeypatch
+) -> None:
     monkeypatch.setattr("keyekit_kernels.dsa.topk._LARGEST_LEVEL", 8)
     scores = SCORES[kind]()
     chosen = select_topk(scores, block_maxima(scores, VISIBLE, sub_block), VISIBLE, topk)
@@ -61,7 +69,11 @@ def test_rows_with_a_further_level_of_maxima_equal_a_stable_sort(kind: str, topk
 
 @pytest.mark.parametrize(
     ("kind", "topk", "span"),
-    [*((kind, 16, 32) for kind in ("random", "tied", "all tied", "special", "clustered")), ("random", 5, 16), ("tied", 5, 16)],
+    [
+        *((kind, 16, 32) for kind in ("random", "tied", "all tied", "special", "clustered")),
+        ("random", 5, 16),
+        ("tied", 5, 16),
+    ],
 )
 def test_spans_equal_a_stable_sort(kind: str, topk: int, span: int) -> None:
     scores = SCORES[kind]()
@@ -72,7 +84,9 @@ def test_spans_equal_a_stable_sort(kind: str, topk: int, span: int) -> None:
 def test_any_number_of_keys(topk: int) -> None:
     scores = SCORES["tied"]()[-2:].contiguous()
     visible = VISIBLE[-2:].contiguous()
-    assert torch.equal(select_topk(scores, block_maxima(scores, visible), visible, topk), expected_rows(scores, visible, topk))
+    assert torch.equal(
+        select_topk(scores, block_maxima(scores, visible), visible, topk), expected_rows(scores, visible, topk)
+    )
     assert torch.equal(select_topk_split(scores, visible, topk), expected_rows(scores, visible, topk))
 
 
@@ -121,10 +135,12 @@ def test_scoring_and_selecting_by_chunks_equals_the_reference(kind: str, topk: i
 
 
 def test_eight_bit_selection_equals_the_reference_on_dequantised_inputs() -> None:
-    query, key, gate, queries, keys = inputs("tied")
+    query, key, gate, queries, keys = inputs("tied", width=32)
     scales = 2.0 ** torch.randint(-2, 3, gate.shape), 2.0 ** torch.randint(-2, 3, key.shape[:1])
     small = torch.float8_e4m3fn
-    chosen = index_topk(query.to(small), key.to(small), gate, queries, keys, 9, query_scale=scales[0], key_scale=scales[1])
+    chosen = index_topk(
+        query.to(small), key.to(small), gate, queries, keys, 9, query_scale=scales[0], key_scale=scales[1]
+    )
     expected = functional.index_topk(
         dequantize(query, scales[0]), dequantize(key, scales[1]), gate, queries, keys, 9, implementation="torch"
     )
@@ -187,6 +203,28 @@ def test_device_rows_equal_a_stable_sort_in_every_run(width: int) -> None:
     for _ in range(20):
         assert torch.equal(select_topk(scores, maxima, visible, 2048), expected)
     assert torch.equal(select_topk_split(scores, visible, 2048), expected)
+
+
+@pytest.mark.gpu
+def test_device_addresses_pass_two_to_the_thirty_first() -> None:
+    rows, width = 8200, 262144
+    scores = torch.empty(rows, width, device="cuda")
+    maxima = torch.empty(rows, width // 8, device="cuda")
+    visible = torch.zeros(rows, dtype=torch.int32, device="cuda")
+    scores[-2:] = torch.randn(2, width, device="cuda")
+    visible[-2:] = width
+    maxima[-2:] = block_maxima(scores[-2:], visible[-2:])
+    chosen = select_topk(scores, maxima, visible, 2048)
+    assert torch.equal(chosen[-2:], reference.select_topk(scores[-2:], visible[-2:], 2048))
+    assert (chosen[:-2] == -1).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("queries", "keys"), [((40, 3), (262144, 50000))])
+def test_device_selection_over_long_contexts(queries, keys) -> None:
+    query, key, gate = (x.cuda() for x in inputs("tied", queries, keys, 4, 64)[:3])
+    chosen = index_topk(query.bfloat16(), key.bfloat16(), gate, queries, keys, 2048)
+    assert torch.equal(chosen, functional.index_topk(query, key, gate, queries, keys, 2048, implementation="torch"))
 
 
 @pytest.mark.gpu
