@@ -1,9 +1,14 @@
-"""A whole training step against transformers: dense and mixture of experts, packed, from embeddings to gradients of all."""
+"""A whole training step against transformers, dense and mixture of experts, from embeddings to the gradients of all weights.
+
+The peer computes one row a sample, its fastest setting here: one row with restarting positions is slower, since its attention
+then computes all pairs of the pack under a mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +23,10 @@ from keyekit.objectives.cross_entropy import CrossEntropy
 
 LAYERS, DIM, HEADS, GROUPS, HEAD_DIM, HIDDEN, VOCABULARY = 8, 256, 8, 2, 32, 768, 8192
 EXPERTS, ACTIVE, EXPERT_DIM = 32, 4, 192
-LENGTHS = (1024, 700, 512, 300, 900, 660)  # 4,096 tokens
-ATTENTIONS = ("sdpa", "eager")
+PACKS = {
+    "6 samples of 300 to 1024 tokens": (1024, 700, 512, 300, 900, 660),
+    "4 samples of 1024 tokens": (1024,) * 4,  # nothing to pad: the peer's best case
+}
 
 
 def twins(mixture: bool, device: torch.device) -> tuple[Decoder, nn.Module]:
@@ -52,32 +59,32 @@ def twins(mixture: bool, device: torch.device) -> tuple[Decoder, nn.Module]:
     return ours.to(device), theirs.to(device)
 
 
-def inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Segments]:
-    """Tokens, shifted labels, positions and segments of one pack of six samples."""
-    tokens = torch.randint(0, VOCABULARY, (sum(LENGTHS),), device=device)
-    labels = tokens.roll(-1)
-    labels[torch.tensor(LENGTHS, device=device).cumsum(0) - 1] = -100
-    positions = torch.cat([torch.arange(length, device=device) for length in LENGTHS])
-    return tokens, labels, positions, Segments.of(LENGTHS, device=device)
+def rows(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, shifted labels ``[B, S]`` and the mask of the real tokens; row after row these are the packed tokens."""
+    place = torch.arange(max(lengths), device=device).expand(len(lengths), -1)
+    count = torch.tensor(lengths, device=device)[:, None]
+    tokens = torch.randint(1, VOCABULARY, place.shape, device=device)
+    labels = tokens.roll(-1, dims=1).masked_fill(place >= count - 1, -100)
+    return tokens, labels, place < count
 
 
-@pytest.fixture(scope="module", params=["dense", "mixture"])
-def step(request, device, dtype) -> dict[str, Callable]:
-    decoder, reference = twins(request.param == "mixture", device)
-    tokens, labels, positions, segments = inputs(device)
-    targets = int((labels != -100).sum())
-    objective = CrossEntropy()
+@pytest.fixture(scope="module", params=[(kind, pack) for kind in ("dense", "mixture") for pack in PACKS])
+def step(request, device, dtype) -> dict[str, Any]:
+    kind, pack = request.param
+    lengths = PACKS[pack]
+    decoder, reference = twins(kind == "mixture", device)
+    tokens, labels, mask = rows(lengths, device)
+    packed, packed_labels = tokens[mask], labels[mask]
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths]).expand(3, -1)
+    segments, targets, objective = Segments.of(lengths, device=device), int((labels != -100).sum()), CrossEntropy()
+    padding = {} if mask.all() else {"attention_mask": mask.long()}
 
     def ours() -> Tensor:
-        hidden = decoder(decoder.embed_tokens(tokens), positions.expand(3, -1), segments).hidden
-        return objective(hidden, decoder.lm_head.weight, labels, targets) / targets
+        hidden = decoder(decoder.embed_tokens(packed), positions, segments).hidden
+        return objective(hidden, decoder.lm_head.weight, packed_labels, targets) / targets
 
     def theirs() -> Tensor:
-        # One row whose position ids restart: transformers makes the block mask from them. Labels are shifted already.
-        output = reference(
-            tokens[None], position_ids=positions[None], use_cache=False, shift_labels=labels[None], labels=labels[None]
-        )
-        return output.loss
+        return reference(tokens, **padding, use_cache=False, labels=labels, shift_labels=labels).loss
 
     def train(model: nn.Module, loss: Callable[[], Tensor]) -> None:
         model.zero_grad(set_to_none=True)
@@ -85,11 +92,13 @@ def step(request, device, dtype) -> dict[str, Callable]:
 
     torch.testing.assert_close(ours(), theirs(), rtol=1e-4, atol=1e-4)
     decoder.to(dtype), reference.to(dtype)
-    peer = f"transformers {type(reference).__name__}, sdpa" + (", grouped_mm experts" * (request.param == "mixture"))
+    peer = f"transformers {type(reference).__name__}, one row a sample, sdpa"
+    if kind == "mixture":
+        peer += f", {reference.config._experts_implementation} experts"
     calls = {"keyekit": lambda: train(decoder, ours), "peer": lambda: train(reference, theirs)}
-    return calls | {"name": peer, "kind": request.param}
+    return calls | {"peer name": peer, "work": f"training step, {kind}, {pack}"}
 
 
 def test_training_step(step, timed, row: str) -> None:
-    work = f"training step, {step['kind']}, width 256, 8 layers, vocabulary 8192, one pack of 4096 tokens in 6 samples"
-    timed(work, step[row], peer=step["name"], rounds=5)
+    """Embeddings, 8 layers of width 256, output layer of 8,192 words, loss and the gradients of all weights."""
+    timed(step["work"], step[row], peer=step["peer name"], rounds=5)

@@ -61,3 +61,17 @@ def test_every_tiny_recipe_learns_in_a_few_steps(recipe, tmp_path, monkeypatch):
     assert sum(losses.values[-5:]) < 0.7 * sum(losses.values[:5])
     metrics = json.loads((cli.run_folder / "summary.json").read_text())["metrics"]
     assert any(name.startswith(f"{recipe.stem}/blind_") for name in metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tower", ["vision_timm", "vision_siglip"])
+def test_another_tower_learns_to_match_captions(tower, tmp_path, monkeypatch):
+    losses = Losses()
+    monkeypatch.setattr(KeyeCLI, "before_fit", lambda cli: cli.trainer.callbacks.append(losses), raising=False)
+    options = [f"--data.world.root={tmp_path / 'world'}", f"--data.cache={tmp_path / 'cache'}", "--data.batch_size=16"]
+    options += ["--data.world.workers=1", *(f"--data.world.{split}={{captions: 32}}" for split in ("train", "heldout"))]
+    options += ["--trainer.max_steps=20", "--trainer.accelerator=cpu", "--model.schedule.warmup_steps=5"]
+    run("fit", [str(ROOT / "recipes" / "ablations" / f"{tower}.yaml"), *options, f"--run.root={tmp_path / 'runs'}"])
+    assert len(losses.values) == 20
+    assert sum(losses.values[-3:]) < 0.9 * sum(losses.values[:3])

@@ -25,6 +25,7 @@ from keyekit.cli.command_line import CommandLine, parts_in
 from keyekit.cli.diagnosis import diagnose, locate
 from keyekit.cli.errors import CommandError
 from keyekit.cli.run_folder import RunOptions, create_run_folder
+from keyekit.models.weights import CheckpointError
 from keyekit.registry import load_target
 
 __all__ = ["KeyeCLI", "fit", "load_parts", "predict", "run", "test", "validate"]
@@ -191,6 +192,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
         return KeyeCLI(subcommand, command_line)
     except SIGTERMException as error:
         raise SystemExit(128 + signal.SIGTERM) from error
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
     except FileNotFoundError as error:
         place = locate(command_line, error.filename)
         if place:

@@ -88,14 +88,19 @@ def collate(
         labels=labels,
         positions=torch.cat([*(sample.positions for sample in samples), torch.arange(tail).expand(3, -1)], dim=1),
         segments=Segments.of([*lengths, *([tail] if tail else [])]),
-        vision=_vision([picture for group in pictures for picture in group], patch_size),
+        vision=_vision(
+            [picture for group in pictures for picture in group],
+            tuple(shape.frames for sample in samples for shape in sample.media),
+            patch_size,
+        ),
         vision_index=torch.cat(index) if index else torch.zeros(0, dtype=torch.int64),
         samples=tuple(sample.info(start) for sample, start in zip(samples, starts, strict=False)),
         num_targets=int((labels != IGNORED_LABEL).sum()),
     )
 
 
-def _vision(pictures: list[np.ndarray], patch_size: int) -> VisionBatch | None:
+def _vision(pictures: list[np.ndarray], frames: tuple[int, ...], patch_size: int) -> VisionBatch | None:
+    """Patches of runs of frames of one size; ``frames`` of each medium, which may hold several runs."""
     if not pictures:
         return None
     grids = [
@@ -104,5 +109,4 @@ def _vision(pictures: list[np.ndarray], patch_size: int) -> VisionBatch | None:
         for _ in range(len(picture))
     ]
     patches = torch.cat([patchify(picture, patch_size) for picture in pictures])
-    frames = tuple(len(picture) for picture in pictures)
     return VisionBatch(patches=normalise_patches(patches), grids=tuple(grids), frames=frames)

@@ -26,13 +26,13 @@ class CrossEntropy(nn.Module):
     -100).
 
     Args:
-        chunk_size: Labelled positions per chunk; by default as many as fill 64 MiB of logits on a processor, 256 MiB on a GPU.
-        implementation: ``torch`` is ours; ``liger`` and ``cce`` are the kernels of liger-kernel and cut-cross-entropy, for
+        chunk_size: Labelled positions per chunk; by default as many as fill 64 MiB of logits on a processor, 512 MiB on a GPU.
+        implementation: ``torch`` is ours; ``cce`` and ``liger`` are the kernels of cut-cross-entropy and liger-kernel, for
             GPUs; ``auto`` takes the first that is installed and runs on the device, and logs which.
     """
 
     def __init__(
-        self, chunk_size: int | None = None, implementation: Literal["auto", "torch", "liger", "cce"] = "auto"
+        self, chunk_size: int | None = None, implementation: Literal["auto", "torch", "cce", "liger"] = "auto"
     ) -> None:
         super().__init__()
         if chunk_size is not None and chunk_size < 1:

@@ -14,10 +14,10 @@ LinearCrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``hidden [T, D]``, ``weight [V, D]``, ``labels [T]`` to a scalar sum."""
 
 KERNELS: dict[str, tuple[str, str]] = {
-    "liger": ("liger_kernel", "liger-kernel"),
     "cce": ("cut_cross_entropy", "cut-cross-entropy"),
+    "liger": ("liger_kernel", "liger-kernel"),
 }
-"""Package to import and distribution to install for each kernel, in order of preference."""
+"""Package to import and distribution to install for each kernel, fastest first (docs/benchmarks.md)."""
 
 
 def usable_kernels(device: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def load_kernel(name: str) -> LinearCrossEntropy:
     """Import a kernel.
 
     Args:
-        name: ``liger`` or ``cce``.
+        name: ``cce`` or ``liger``.
 
     Raises:
         ValueError: If its package is not installed.

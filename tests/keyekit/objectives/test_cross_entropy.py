@@ -40,7 +40,7 @@ def test_chunk_size_must_be_positive() -> None:
 
 
 def test_an_unknown_implementation_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="implementation='fused': choose auto, torch, liger or cce"):
+    with pytest.raises(ValueError, match="implementation='fused': choose auto, torch, cce or liger"):
         CrossEntropy(implementation="fused")
 
 

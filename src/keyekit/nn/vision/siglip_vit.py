@@ -26,6 +26,10 @@ class SiglipViT(VisionEncoder):
         hidden_dim: Inner width of the perceptrons.
         patch_size: Side of a patch in pixels.
         image_size: Side in pixels of the square for which the learned table is made.
+        weights: Local folder of a transformers checkpoint whose vision tower is loaded; nothing is downloaded.
+
+    Raises:
+        ValueError: If the folder lacks a tensor of the tower, or its sizes differ.
 
     Example:
         >>> vit = SiglipViT(dim=32, num_layers=1, num_heads=2, hidden_dim=64, image_size=56)
@@ -41,6 +45,7 @@ class SiglipViT(VisionEncoder):
         hidden_dim: int = 4304,
         patch_size: int = 14,
         image_size: int = 224,
+        weights: str | None = None,
     ) -> None:
         super().__init__(dim, patch_size)
         config = Siglip2VisionConfig(
@@ -53,7 +58,7 @@ class SiglipViT(VisionEncoder):
             vision_use_head=False,
             attn_implementation="sdpa",
         )
-        self.model = Siglip2VisionModel(config)
+        self.model = Siglip2VisionModel(config) if weights is None else _loaded(weights, config)
 
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], frames: Sequence[int] | None = None) -> Tensor:
         """Encode ``patches [P, C, patch, patch]`` to ``[P, dim]``; see :class:`VisionEncoder`."""
@@ -64,3 +69,18 @@ class SiglipViT(VisionEncoder):
         shapes = torch.tensor([shape] * len(images))  # on the host: transformers reads it there
         mask = torch.ones(pixels.shape[:2], dtype=torch.int64, device=pixels.device)
         return self.model(pixel_values=pixels, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
+
+
+def _loaded(folder: str, config: Siglip2VisionConfig) -> Siglip2VisionModel:
+    """The tower with the weights of a folder; transformers alone would go on with random ones where some are missing."""
+    try:
+        model, report = Siglip2VisionModel.from_pretrained(
+            folder, config=config, local_files_only=True, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit the sizes given: {error}") from error
+    if report["missing_keys"]:
+        raise ValueError(
+            f"{folder} lacks {len(report['missing_keys'])} tensors, such as {sorted(report['missing_keys'])[0]}"
+        )
+    return model

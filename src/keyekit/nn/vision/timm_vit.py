@@ -1,4 +1,4 @@
-"""Any vision transformer of timm, fed with packed patches."""
+"""Any transformer over patches that timm has, fed with packed patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, cast
 import timm
 import torch
 from timm.models.naflexvit import NaFlexVit
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from keyekit.nn.vision.base import VisionEncoder
@@ -32,7 +31,7 @@ class TimmViT(VisionEncoder):
             tensor must be there and none too many.
 
     Raises:
-        ValueError: If the model is no vision transformer of patches or has not these arguments.
+        ValueError: If the model does not give one feature per patch, or has not these arguments.
 
     Example:
         >>> vit = TimmViT("vit_tiny_patch16_224", arguments={"img_size": 56, "depth": 1})
@@ -51,18 +50,17 @@ class TimmViT(VisionEncoder):
         if not model.startswith("naflexvit"):
             chosen = {"dynamic_img_size": True} | chosen
         try:
-            network = timm.create_model(model, pretrained=False, checkpoint_path=weights or "", **chosen)
+            network: Any = timm.create_model(model, pretrained=False, checkpoint_path=weights or "", **chosen)
         except TypeError as error:
             raise ValueError(
                 f"timm cannot build {model!r} with {chosen}: {error}; choose a vision transformer and arguments that it has"
             ) from error
-        if not isinstance(network, VisionTransformer | NaFlexVit):
-            raise ValueError(
-                f"timm's {model!r} is a {type(network).__name__}: choose a vision transformer with one feature per patch, "
-                "named vit_* or naflexvit_*"
-            )
+        _check_patches(network, model, patch_size)
         super().__init__(cast(int, network.embed_dim), patch_size)
-        network.fc_norm = nn.Identity()  # timm applies it after pooling; here it would be a weight without gradient
+        # timm normalises after pooling where it pools by the mean: here that norm belongs to the patches, or would not learn.
+        if isinstance(network.norm, nn.Identity):
+            network.norm = network.fc_norm
+        network.fc_norm = nn.Identity()
         self.model = network
 
     @classmethod
@@ -91,3 +89,18 @@ class TimmViT(VisionEncoder):
 
     def _without_prefix(self, tokens: Tensor) -> Tensor:
         return tokens[:, cast(int, self.model.num_prefix_tokens) :]
+
+
+def _check_patches(network: nn.Module, model: str, patch_size: int) -> None:
+    """Refuse models that do not give one feature per patch of this size."""
+    if isinstance(network, NaFlexVit):
+        size = cast(Any, network.embeds).patch_size
+    elif hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed"):
+        size = cast(Any, network.patch_embed).patch_size
+    else:
+        raise ValueError(
+            f"timm's {model!r} is a {type(network).__name__}: choose a transformer with one feature per patch, such as "
+            "vit_*, naflexvit_*, deit3_* or eva02_*"
+        )
+    if tuple(size) != (patch_size, patch_size):
+        raise ValueError(f"timm's {model!r} has patches of {tuple(size)}, the data's are {patch_size}: pass patch_size")

@@ -1,5 +1,6 @@
 """SigLIP 2's tower on packed patches against transformers' own padded batch."""
 
+import pytest
 import torch
 
 from keyekit.nn.vision.siglip_vit import SiglipViT
@@ -28,3 +29,22 @@ def test_equals_a_padded_batch_of_transformers_with_gradients() -> None:
     gradients = [torch.autograd.grad((out * weight).sum(), parameters) for out in (mine, expected)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+SIZES = {"dim": 32, "num_layers": 1, "num_heads": 2, "hidden_dim": 64, "image_size": 56}
+
+
+def test_weights_come_from_a_local_folder(tmp_path) -> None:
+    trained = SiglipViT(**SIZES)
+    trained.model.save_pretrained(tmp_path)
+    loaded = SiglipViT(**SIZES, weights=str(tmp_path))
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path) -> None:
+    SiglipViT(**SIZES).model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="do not fit the sizes given"):
+        SiglipViT(**SIZES | {"hidden_dim": 48}, weights=str(tmp_path))
+    with pytest.raises(ValueError, match=r"lacks .* tensors"):
+        SiglipViT(**SIZES | {"num_layers": 2}, weights=str(tmp_path))
