@@ -1,4 +1,4 @@
-"""Triton kernels of the lightning indexer: scores of a chunk of queries with their sub-block maxima, and log-sum-exp alone.
+"""Triton kernel of the lightning indexer: scores of a chunk of queries, with the maxima of sub-blocks of keys.
 
 A tile of queries meets a tile of keys. The keys stay in shared memory while a loop that runs at run time takes one head
 after the other: one product of the tensor cores, then one maximum and one multiply-add per (query, key) on its result.
@@ -18,9 +18,7 @@ from torch import Tensor
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.packed_rows import check_lengths, cut_tiles, to_device
 
-__all__ = ["check_indexer", "index_logits", "index_lse", "indexer_launch"]
-
-EMPTY = tl.constexpr(-1e30)  # finite, so that a range without keys stays free of NaN
+__all__ = ["check_indexer", "index_logits", "indexer_launch", "launch_logits", "score_visible"]
 
 WIDTHS = (16, 32, 64, 128)
 NARROWEST_EIGHT_BIT = 32  # tensor cores take 32 channels of eight bits at a time
@@ -35,7 +33,6 @@ _TABLE = {
     torch.float8_e4m3fn: Launch(256, 8, 3, queries=64),
 }
 _INTERPRETED = Launch(32, 4, 1, queries=16)
-_PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 
 
 @triton.jit
@@ -119,47 +116,6 @@ def index_logits_kernel(
         group = start // SUB + tl.arange(0, BLOCK // SUB)
         highest = tl.max(tl.reshape(result, [QUERIES, BLOCK // SUB, SUB]), 2)
         tl.store(maxima + place * (stride // SUB) + group[None, :], highest, mask=real)
-
-
-@triton.jit
-def index_lse_kernel(
-    query,  # [T, heads, WIDTH]
-    key,  # [S, WIDTH]
-    gate,  # [T, heads] float32
-    key_scale,  # [S] float32 or None
-    tiles,  # [tiles, 4] int32
-    partial,  # [splits, T] float32
-    num_heads,
-    scale,
-    num_queries,
-    span,  # keys of a split, a multiple of BLOCK
-    WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """One program per tile of queries and span of keys: the online log-sum-exp of its scores."""
-    tile = tiles + tl.program_id(0) * 4
-    first_query, count = tl.load(tile), tl.load(tile + 1)
-    first_key, first_visible = tl.load(tile + 2).to(tl.int64), tl.load(tile + 3)
-    last_visible = first_visible + count - 1
-    row = tl.arange(0, QUERIES)
-    rows = (first_query + tl.minimum(row, count - 1)).to(tl.int64)
-    peak, total = tl.full([QUERIES], EMPTY, tl.float32), tl.zeros([QUERIES], tl.float32)
-    begin = tl.program_id(1) * span
-    for start in range(begin, tl.minimum(begin + span, last_visible), BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        found = score_visible(
-            query, key, gate, key_scale, rows, column, first_key, last_visible, num_heads, scale, WIDTH, PRECISION
-        )
-        allowed = column[None, :] < (first_visible + row)[:, None]
-        found = tl.where(allowed, found, EMPTY)
-        higher = tl.maximum(peak, tl.max(found, 1))
-        total = total * tl.exp(peak - higher) + tl.sum(tl.where(allowed, tl.exp(found - higher[:, None]), 0.0), 1)
-        peak = higher
-    empty = total == 0.0
-    lse = tl.where(empty, EMPTY, peak + tl.log(tl.where(empty, 1.0, total)))
-    tl.store(partial + tl.program_id(1).to(tl.int64) * num_queries + first_query + row, lse, mask=row < count)
 
 
 @torch.no_grad()
@@ -276,71 +232,9 @@ def launch_logits(
         SUB=scores.shape[1] // maxima.shape[1],
         FILL=fill,
         PRECISION="ieee",
-        num_warps=launch.warps,
-        num_stages=launch.stages,
+        num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
+        num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
     )
-
-
-@torch.no_grad()
-def index_lse(
-    query: Tensor,
-    key: Tensor,
-    gate: Tensor,
-    query_lengths: Sequence[int],
-    key_lengths: Sequence[int],
-    *,
-    query_scale: Tensor | None = None,
-    key_scale: Tensor | None = None,
-    launch: Launch | None = None,
-) -> Tensor:
-    """Log-sum-exp of each query's scores over the keys it sees; no score is written.
-
-    Args:
-        query: ``[T, I, indexer_dim]`` contiguous; float32, float16, bfloat16 or float8_e4m3fn.
-        key: ``[S, indexer_dim]`` contiguous, in the query's dtype.
-        gate: ``[T, I]`` raw head weights.
-        query_lengths: Queries of each sequence, its last positions.
-        key_lengths: Keys of each sequence.
-        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
-        key_scale: ``[S]`` float32 scales of eight-bit keys.
-        launch: Parameters other than those of the table.
-
-    Returns:
-        ``[T]`` float32, in nats.
-
-    Raises:
-        ValueError: If an argument does not fit.
-    """
-    weights = check_indexer(query, key, gate, query_scale, key_scale)
-    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
-    launch = indexer_launch(query) if launch is None else launch
-    tiles = cut_tiles(query_lengths, key_lengths, launch.queries)
-    if not tiles:
-        return query.new_empty(0, dtype=torch.float32)
-    steps = -(-max(key_lengths) // launch.block)
-    # Few tiles leave the device idle: then several programs share a tile's keys.
-    per_split = -(-steps // min(max(_PROGRAMS // len(tiles), 1), steps))
-    splits = -(-steps // per_split)
-    partial = query.new_empty(splits, query.shape[0], dtype=torch.float32)
-    index_lse_kernel[(len(tiles), splits)](
-        query,
-        key,
-        weights,
-        key_scale,
-        to_device(tiles, torch.int32, query.device),
-        partial,
-        query.shape[1],
-        query.shape[2] ** -0.5,
-        query.shape[0],
-        per_split * launch.block,
-        WIDTH=query.shape[2],
-        QUERIES=launch.queries,
-        BLOCK=launch.block,
-        PRECISION="ieee",
-        num_warps=launch.warps,
-        num_stages=launch.stages,
-    )
-    return partial.logsumexp(0)
 
 
 def indexer_launch(query: Tensor) -> Launch:

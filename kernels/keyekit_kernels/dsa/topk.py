@@ -10,18 +10,14 @@ included, and both steps emit in ascending order, so nothing is sorted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits
 from keyekit_kernels.dsa.launch import next_power_of_two
-from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, to_device, visible_keys
 
-__all__ = ["SUB_BLOCK", "block_maxima", "index_topk", "select_topk", "select_topk_split"]
+__all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "select_topk_split", "topk_warps"]
 
 LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinity included: no key here
 
@@ -33,8 +29,6 @@ _SPAN = 16384
 """Scores per program of the split variant."""
 SUB_BLOCK = 8
 """Keys per maximum. With 8 the maxima of 128K keys and the 2048 sub-blocks chosen of them are equally many numbers, 16384."""
-_WORKSPACE = 512 * 2**20
-"""Bytes of one chunk of scores."""
 
 
 @triton.jit
@@ -266,7 +260,7 @@ def select_topk(
             CHOSEN=chosen,
             SUB=sub_block,
             NESTED=nested,
-            num_warps=topk_warps(max(chosen * sub_block, groups)),
+            num_warps=topk_warps(max(chosen * sub_block, groups)),  # pyright: ignore[reportCallIssue]
         )
     return out
 
@@ -306,7 +300,14 @@ def select_topk_split(
     if out.numel():
         block = next_power_of_two(topk)
         topk_spans_kernel[(rows, spans)](
-            scores, visible, candidates, scores.shape[1], topk, SPAN=span, BLOCK=block, num_warps=topk_warps(span)
+            scores,
+            visible,
+            candidates,
+            scores.shape[1],
+            topk,
+            SPAN=span,
+            BLOCK=block,
+            num_warps=topk_warps(span),  # pyright: ignore[reportCallIssue]
         )
         topk_merge_kernel[(rows,)](
             scores,
@@ -319,71 +320,9 @@ def select_topk_split(
             topk,
             CANDIDATES=padded,
             BLOCK=block,
-            num_warps=topk_warps(padded),
+            num_warps=topk_warps(padded),  # pyright: ignore[reportCallIssue]
         )
     return out
-
-
-@torch.no_grad()
-def index_topk(
-    query: Tensor,
-    key: Tensor,
-    gate: Tensor,
-    query_lengths: Sequence[int],
-    key_lengths: Sequence[int],
-    topk: int,
-    *,
-    query_scale: Tensor | None = None,
-    key_scale: Tensor | None = None,
-    workspace: int = _WORKSPACE,
-) -> Tensor:
-    """Score and select chunk by chunk, causally and inside each sequence; no matrix of all queries and keys exists.
-
-    Queries that see at most ``topk`` keys take all of them and are not scored.
-
-    Args:
-        query: ``[T, I, indexer_dim]`` contiguous packed indexer queries; float32, float16, bfloat16 or float8_e4m3fn.
-        key: ``[S, indexer_dim]`` contiguous packed indexer keys, in the query's dtype.
-        gate: ``[T, I]`` raw head weights.
-        query_lengths: Queries of each sequence, its last positions.
-        key_lengths: Keys of each sequence.
-        topk: Keys to select per query.
-        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
-        key_scale: ``[S]`` float32 scales of eight-bit keys.
-        workspace: Bytes of the scores that exist at the same time; one row may exceed it.
-
-    Returns:
-        ``[T, N]`` int32 rows of the packed keys, ascending, -1 tail, with N = min(topk, longest sequence).
-
-    Raises:
-        ValueError: If an argument does not fit.
-    """
-    weights = check_indexer(query, key, gate, query_scale, key_scale)
-    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
-    if topk < 1:
-        raise ValueError(f"topk={topk}: at least one key is needed")
-    width = min(topk, max(key_lengths, default=0))
-    selected = torch.empty(query.shape[0], width, dtype=torch.int32, device=query.device)
-    launch = indexer_launch(query)
-    chunks = cut_chunks(query_lengths, key_lengths, workspace // 4, launch.block, skip=width)
-    tiles = [
-        cut_tiles(query_lengths, key_lengths, launch.queries, width, range(chunk.start, chunk.stop)) for chunk in chunks
-    ]
-    tables = to_device([tile for group in tiles for tile in group], torch.int32, query.device).split(
-        [len(group) for group in tiles]
-    )
-    visible, first_key = visible_keys(query_lengths, key_lengths, query.device)
-    largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in chunks), default=0)
-    buffer = query.new_empty(largest + largest // SUB_BLOCK, dtype=torch.float32)
-    for chunk, table in zip(chunks, tables, strict=True):
-        rows, size = slice(chunk.start, chunk.stop), (chunk.stop - chunk.start) * chunk.width
-        scores = buffer[:size].view(-1, chunk.width) if size else buffer.new_empty(rows.stop - rows.start, 0)
-        maxima = buffer[size : size + size // SUB_BLOCK].view(scores.shape[0], chunk.width // SUB_BLOCK)
-        launch_logits(
-            query, key, weights, key_scale, table, (scores, maxima), chunk.start, chunk.width, fill=False, launch=launch
-        )
-        select_topk(scores, maxima, visible[rows], width, first_key=first_key[rows], out=selected[rows])
-    return selected
 
 
 def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) -> Tensor:

@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from keyekit_kernels.dsa import decode, indexer, topk
+from keyekit_kernels.dsa import decode, indexer, indexer_lse, paged_attention, topk
 
 TYPES = {
     torch.float32: "fp32",
@@ -87,7 +87,7 @@ def indexer_cases():
                 "FILL": False,
                 "PRECISION": "ieee",
             }
-            for kernel in (indexer.index_logits_kernel, indexer.index_lse_kernel):
+            for kernel in (indexer.index_logits_kernel, indexer_lse.index_lse_kernel):
                 yield f"{TYPES[dtype]} {width}", kernel, types, constants, launch.warps, launch.stages
 
 
@@ -127,15 +127,15 @@ def decode_cases():
         **dict.fromkeys(("key", "value", "output"), "*bf16"),
         "scale": "fp32",
     }
-    launch = decode._TABLE["logits"]
+    launch = decode._LAUNCH
     for heads, width in ((16, 64), (4, 128)):
         constants = {"WIDTH": width, "HEADS": max(heads, 16), "BLOCK": launch.block, "SUB": topk.SUB_BLOCK}
         yield f"fp8e4nv {heads} x {width}", decode.paged_logits_kernel, types, constants, launch.warps, launch.stages
-    launch = decode._TABLE["attention"]
+    launch = paged_attention._LAUNCH
     constants = {"PER_GROUP": 8, "ROWS": 16, "WIDTH": 128, "BLOCK": launch.block}
     types = {**types, "query": "*bf16"}
-    yield "bf16 128", decode.paged_attention_kernel, types, constants, launch.warps, launch.stages
-    yield "32 splits", decode.combine_kernel, types, {"WIDTH": 128, "SPLITS": 32}, 4, 3
+    yield "bf16 128", paged_attention.paged_attention_kernel, types, constants, launch.warps, launch.stages
+    yield "32 splits", paged_attention.combine_kernel, types, {"WIDTH": 128, "SPLITS": 32}, 4, 3
 
 
 def main(wanted: str = "") -> None:

@@ -1,10 +1,10 @@
-"""Indexer kernels against the reference: scores, sub-block maxima, log-sum-exp."""
+"""Indexer kernels against the reference: scores, sub-block maxima."""
 
 import pytest
 import torch
 
 from keyekit_kernels.dsa import reference
-from keyekit_kernels.dsa.indexer import index_logits, index_lse
+from keyekit_kernels.dsa.indexer import index_logits
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.quantization import dequantize
 
@@ -122,25 +122,9 @@ def test_nan_scores_become_minus_infinity() -> None:
     assert not maxima.isnan().any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("launch", [None, Launch(16, 4, 1, queries=32)])
-def test_log_sum_exp_equals_float64(dtype: torch.dtype, launch: Launch | None) -> None:
-    inputs = whole_numbers(dtype)
-    expected = expected_scores(inputs, 96).double().logsumexp(1)
-    torch.testing.assert_close(index_lse(**inputs, launch=launch).double(), expected, rtol=1e-6, atol=1e-5)
-
-
-def test_log_sum_exp_of_one_program_per_tile_equals_that_of_many(monkeypatch) -> None:
-    inputs = whole_numbers(torch.float32)
-    many = index_lse(**inputs)
-    monkeypatch.setattr("keyekit_kernels.dsa.indexer._PROGRAMS", 1)
-    torch.testing.assert_close(index_lse(**inputs), many, rtol=1e-6, atol=1e-5)
-
-
 def test_nothing_to_score() -> None:
     inputs = whole_numbers(torch.float32, queries=(0,), keys=(5,))
     assert index_logits(**inputs)[0].shape == (0, 32)
-    assert index_lse(**inputs).shape == (0,)
 
 
 def bad(**changes):
@@ -181,12 +165,12 @@ def test_bad_input_is_named(change, message: str) -> None:
 def test_eight_bits_need_both_scales_in_shape() -> None:
     inputs = whole_numbers(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match="key_scale: float8_e4m3fn needs scales"):
-        index_lse(**{**inputs, "key_scale": None})
+        index_logits(**{**inputs, "key_scale": None})
     narrow = {**inputs, "query": inputs["query"][..., :16].contiguous(), "key": inputs["key"][:, :16].contiguous()}
     with pytest.raises(ValueError, match="indexer_dim=16: float8_e4m3fn needs at least 32"):
-        index_lse(**narrow)
+        index_logits(**narrow)
     with pytest.raises(ValueError, match=r"key_scale is \[5\] torch.float32: \[103\]"):
-        index_lse(**{**inputs, "key_scale": torch.ones(5)})
+        index_logits(**{**inputs, "key_scale": torch.ones(5)})
 
 
 @pytest.mark.gpu
@@ -200,4 +184,3 @@ def test_device_scores_equal_the_reference(heads: int, width: int, dtype: torch.
     expected = expected_scores(inputs, scores.shape[1])
     torch.testing.assert_close(scores.cpu(), expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(maxima, scores.unflatten(1, (-1, 8)).amax(2))
-    torch.testing.assert_close(index_lse(**moved).cpu(), expected.logsumexp(1), rtol=1e-5, atol=1e-4)

@@ -1,0 +1,79 @@
+"""Selection of packed queries: score a chunk, choose its keys, and use the same memory for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits
+from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, to_device, visible_keys
+from keyekit_kernels.dsa.topk import SUB_BLOCK, select_topk
+
+__all__ = ["index_topk"]
+
+_WORKSPACE = 512 * 2**20
+"""Bytes of one chunk of scores."""
+
+
+@torch.no_grad()
+def index_topk(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    topk: int,
+    *,
+    query_scale: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    workspace: int = _WORKSPACE,
+) -> Tensor:
+    """Score and select chunk by chunk, causally and inside each sequence; no matrix of all queries and keys exists.
+
+    Queries that see at most ``topk`` keys take all of them and are not scored.
+
+    Args:
+        query: ``[T, I, indexer_dim]`` contiguous packed indexer queries; float32, float16, bfloat16 or float8_e4m3fn.
+        key: ``[S, indexer_dim]`` contiguous packed indexer keys, in the query's dtype.
+        gate: ``[T, I]`` raw head weights.
+        query_lengths: Queries of each sequence, its last positions.
+        key_lengths: Keys of each sequence.
+        topk: Keys to select per query.
+        query_scale: ``[T, I]`` float32 scales of eight-bit queries.
+        key_scale: ``[S]`` float32 scales of eight-bit keys.
+        workspace: Bytes of the scores that exist at the same time; one row may exceed it.
+
+    Returns:
+        ``[T, N]`` int32 rows of the packed keys, ascending, -1 tail, with N = min(topk, longest sequence).
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+    weights = check_indexer(query, key, gate, query_scale, key_scale)
+    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    if topk < 1:
+        raise ValueError(f"topk={topk}: at least one key is needed")
+    width = min(topk, max(key_lengths, default=0))
+    selected = torch.empty(query.shape[0], width, dtype=torch.int32, device=query.device)
+    launch = indexer_launch(query)
+    chunks = cut_chunks(query_lengths, key_lengths, workspace // 4, launch.block, skip=width)
+    tiles = [
+        cut_tiles(query_lengths, key_lengths, launch.queries, width, range(chunk.start, chunk.stop)) for chunk in chunks
+    ]
+    tables = to_device([tile for group in tiles for tile in group], torch.int32, query.device).split(
+        [len(group) for group in tiles]
+    )
+    visible, first_key = visible_keys(query_lengths, key_lengths, query.device)
+    largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in chunks), default=0)
+    buffer = query.new_empty(largest + largest // SUB_BLOCK, dtype=torch.float32)
+    for chunk, table in zip(chunks, tables, strict=True):
+        rows, size = slice(chunk.start, chunk.stop), (chunk.stop - chunk.start) * chunk.width
+        scores = buffer[:size].view(-1, chunk.width) if size else buffer.new_empty(rows.stop - rows.start, 0)
+        maxima = buffer[size : size + size // SUB_BLOCK].view(scores.shape[0], chunk.width // SUB_BLOCK)
+        launch_logits(
+            query, key, weights, key_scale, table, (scores, maxima), chunk.start, chunk.width, fill=False, launch=launch
+        )
+        select_topk(scores, maxima, visible[rows], width, first_key=first_key[rows], out=selected[rows])
+    return selected
