@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class SiglipViT(VisionEncoder):
             patch_size=patch_size,
             num_patches=(image_size // patch_size) ** 2,
             vision_use_head=False,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
         self.model = Siglip2VisionModel(config) if weights is None else _loaded(weights, config)
 
@@ -74,11 +75,12 @@ class SiglipViT(VisionEncoder):
 def _loaded(folder: str, config: Siglip2VisionConfig) -> Siglip2VisionModel:
     """The tower with the weights of a folder; transformers alone would go on with random ones where some are missing."""
     try:
-        model, report = Siglip2VisionModel.from_pretrained(
+        loaded: Any = Siglip2VisionModel.from_pretrained(
             folder, config=config, local_files_only=True, output_loading_info=True
         )
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} do not fit the sizes given: {error}") from error
+    model, report = loaded
     if report["missing_keys"]:
         raise ValueError(
             f"{folder} lacks {len(report['missing_keys'])} tensors, such as {sorted(report['missing_keys'])[0]}"

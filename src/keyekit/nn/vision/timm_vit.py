@@ -77,7 +77,7 @@ class TimmViT(VisionEncoder):
     def _reassembled(self, images: Tensor, shape: tuple[int, int]) -> Tensor:
         rows_of_patches = images.unflatten(1, shape)  # [N, rows, columns, C, patch, patch]
         whole = rows_of_patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
-        return self._without_prefix(cast(nn.Module, self.model).forward_features(whole))
+        return self._without_prefix(cast(Any, self.model).forward_features(whole))
 
     def _with_coordinates(self, images: Tensor, shape: tuple[int, int]) -> Tensor:
         pixels = images.permute(0, 1, 3, 4, 2).flatten(2)  # NaFlex reads a patch as (row, column, channel)
