@@ -42,7 +42,7 @@ def paged_logits_kernel(
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
     SUB: tl.constexpr,
-):
+) -> None:
     """One program per sequence and block of its keys, which are the rows of the product; heads are its columns."""
     sequence = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + sequence)

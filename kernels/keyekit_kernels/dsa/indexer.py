@@ -36,7 +36,7 @@ _INTERPRETED = Launch(32, 4, 1, queries=16)
 
 
 @triton.jit
-def score_tile(query, gate, rows, keys, num_heads, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
+def _score_tile(query, gate, rows, keys, num_heads, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
     """Sum over heads of gate times relu(query . key) for ``rows [Q]`` of the pack and ``keys [WIDTH, N]``."""
     channel = tl.arange(0, WIDTH)
     scores = tl.zeros([rows.shape[0], keys.shape[1]], tl.float32)
@@ -63,11 +63,11 @@ def score_visible(
     scale,
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> tl.tensor:
     """Scaled scores of ``rows [Q]`` for the keys at ``column [N]``; columns that none of them sees repeat the last key."""
     place = first_key + tl.minimum(column, last_visible - 1).to(tl.int64)
     k = tl.load(key + place[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :])
-    scores = score_tile(query, gate, rows, tl.trans(k), num_heads, WIDTH, PRECISION)
+    scores = _score_tile(query, gate, rows, tl.trans(k), num_heads, WIDTH, PRECISION)
     if key_scale is not None:
         return scores * (tl.load(key_scale + place) * scale)[None, :]
     return scores * scale
@@ -92,7 +92,7 @@ def index_logits_kernel(
     SUB: tl.constexpr,
     FILL: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> None:
     """One program per tile of queries and tile of keys. NaN and keys that a query does not see become minus infinity."""
     tile = tiles + tl.program_id(0) * 4
     first_query, count = tl.load(tile), tl.load(tile + 1)

@@ -36,7 +36,7 @@ def index_lse_kernel(
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> None:
     """One program per tile of queries and span of keys: the online log-sum-exp of its scores."""
     tile = tiles + tl.program_id(0) * 4
     first_query, count = tl.load(tile), tl.load(tile + 1)

@@ -41,7 +41,7 @@ def paged_attention_kernel(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per sequence, split and group: its heads are the rows of a tile, padded to a tensor core's sixteen."""
     sequence, split, group = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     groups = tl.num_programs(2)
@@ -85,7 +85,7 @@ def combine_kernel(
     num_splits,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
-):
+) -> None:
     """One program per sequence and head: the splits' outputs, weighted by their share of the softmax."""
     sequence, head, num_heads = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     split, channel = tl.arange(0, SPLITS), tl.arange(0, WIDTH)

@@ -106,7 +106,7 @@ def topk_rows_kernel(
     CHOSEN: tl.constexpr,  # width, padded
     SUB: tl.constexpr,
     NESTED: tl.constexpr,
-):
+) -> None:
     """One program per row: top-k of the maxima, then top-k of the sub-blocks they point to.
 
     Where a row has too many maxima for the registers, the same step comes first on the maxima of groups of maxima.
@@ -158,7 +158,7 @@ def topk_spans_kernel(
     width,
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per row and span of its scores: the span's own top-k."""
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * SPAN
@@ -186,7 +186,7 @@ def topk_merge_kernel(
     width,
     CANDIDATES: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per row: the top-k of the candidates of all its spans."""
     row = tl.program_id(0).to(tl.int64)
     seen, origin = tl.load(visible + row), tl.load(first_key + row)
