@@ -103,7 +103,8 @@ def generation(device, dtype) -> dict[str, Callable[[], list[list[int]]]]:
     greedy = GenerationConfig(do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0, eos_token_id=None)
 
     def ours() -> list[list[int]]:
-        return generate(network, packed(tokens[mask], PROMPTS), stop_tokens=(), max_new_tokens=NEW_TOKENS)
+        answers = generate(network, packed(tokens[mask], PROMPTS), stop_tokens=(), max_new_tokens=NEW_TOKENS)
+        return [list(answer.tokens) for answer in answers]
 
     def theirs() -> list[list[int]]:
         answers = reference.generate(tokens, attention_mask=mask.long(), generation_config=greedy)

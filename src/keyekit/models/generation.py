@@ -1,102 +1,67 @@
-"""Generation of answers: prefill once, then one token per sequence and step, over one cache type."""
+"""Generation of answers: all prompts of a pack together, step by step or at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from keyekit.batch import Batch, Segments
-from keyekit.models.cache import SequenceCache
+from keyekit.batch import Batch
+from keyekit.models.decoding import decode_step, prefill
+from keyekit.models.sampling import Sampler
+from keyekit.models.text_stream import TextStream
 from keyekit.models.vision_language import VisionLanguageModel
 
-__all__ = ["DecodeState", "Sampler", "decode_step", "generate", "prefill", "stream"]
+__all__ = ["FinishReason", "GeneratedToken", "Generation", "generate", "stream"]
 
-
-@dataclass(slots=True, kw_only=True)
-class DecodeState:
-    """Everything needed to produce the next token of each sequence.
-
-    Args:
-        cache: Keys and values so far.
-        positions: ``[B]`` next position of each sequence (all three axes advance together in text).
-        logits: ``[B, V]`` float32 logits of the next token.
-    """
-
-    cache: SequenceCache
-    positions: Tensor
-    logits: Tensor
+FinishReason = Literal["stop_token", "stop_string", "length"]
+"""Why an answer ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampler:
-    """How the next token is drawn.
+class GeneratedToken:
+    """One step of one answer.
 
     Args:
-        temperature: 0 takes the most likely token.
-        top_k: Draw among this many most likely tokens; 0 for all.
-        top_p: Draw among the most likely tokens that together reach this probability.
-        seed: Seed of the draws.
+        sample: Which prompt of the batch it continues.
+        token: The token drawn.
+        log_probability: Its log-probability under the model: temperature 1, nothing penalised or cut off.
+        sampling_log_probability: The same under the distribution it was drawn from; 0 without drawing.
+        text: What is new and certain of the answer's text; empty without ``decode``.
+        finish_reason: Why the answer ends with this token, or ``None``.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def generator(self, device: torch.device | str) -> torch.Generator:
-        """A generator for a sequence of :meth:`draw` calls."""
-        return torch.Generator(device=device).manual_seed(self.seed)
-
-    def draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw tokens ``[B]`` int64 from ``logits [B, V]``."""
-        if self.temperature == 0:
-            return logits.argmax(dim=-1)
-        logits = logits / self.temperature
-        if self.top_k:
-            smallest = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
-            logits = logits.masked_fill(logits < smallest, -torch.inf)
-        if self.top_p < 1:
-            ordered, index = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-            beyond = ordered.cumsum(dim=-1) - ordered >= self.top_p
-            logits = logits.masked_fill(beyond.scatter(1, index, beyond), -torch.inf)
-        return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    sample: int
+    token: int
+    log_probability: float
+    sampling_log_probability: float
+    text: str = ""
+    finish_reason: FinishReason | None = None
 
 
-@torch.no_grad()
-def prefill(network: VisionLanguageModel, batch: Batch, max_new_tokens: int) -> DecodeState:
-    """Read the prompts of a pack.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One answer.
 
     Args:
-        network: The model.
-        batch: Prompts, one per sample; a padding tail is cut off.
-        max_new_tokens: Tokens that will be generated at most, for the size of the cache.
-
-    Returns:
-        The state from which :func:`decode_step` goes on.
+        tokens: All tokens drawn, in order, with the stop token if one ended the answer: a policy is trained on it too.
+        log_probabilities: Of each token under the model: temperature 1, nothing penalised or cut off.
+        sampling_log_probabilities: Of each token under the distribution it was drawn from.
+        finish_reason: Why the answer ended.
+        text: The text, without the stop token and cut before a stop string; ``None`` without ``decode``.
     """
-    batch = _without_tail(batch)
-    lengths = [sample.stop - sample.start for sample in batch.samples]
-    cache = SequenceCache(len(network.decoder.layers), [length + max_new_tokens for length in lengths])
-    output = network(batch, cache=cache)
-    cache.advance(lengths)
-    last = torch.tensor([sample.stop - 1 for sample in batch.samples], device=batch.tokens.device)
-    positions = torch.stack([batch.positions[:, sample.start : sample.stop].max() + 1 for sample in batch.samples])
-    return DecodeState(cache=cache, positions=positions, logits=network.decoder.logits(output.hidden[last]))
 
+    tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    sampling_log_probabilities: tuple[float, ...]
+    finish_reason: FinishReason
+    text: str | None = None
 
-@torch.no_grad()
-def decode_step(network: VisionLanguageModel, state: DecodeState, tokens: Tensor) -> None:
-    """Feed one token ``[B]`` per sequence and replace the state's logits by those of the next."""
-    decoder = network.decoder
-    ones = [1] * tokens.shape[0]
-    segments = state.cache.segments_for(ones, tokens.device)
-    output = decoder(decoder.embed_tokens(tokens), state.positions.expand(3, -1), segments, cache=state.cache)
-    state.cache.advance(ones)
-    state.positions = state.positions + 1
-    state.logits = decoder.logits(output.hidden)
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The tokens without a stop token at the end."""
+        return self.tokens[:-1] if self.finish_reason == "stop_token" else self.tokens
 
 
 def stream(
@@ -104,36 +69,56 @@ def stream(
     batch: Batch,
     *,
     stop_tokens: Collection[int],
+    stop_strings: Sequence[str] = (),
     max_new_tokens: int = 64,
     sampler: Sampler | None = None,
-) -> Iterator[list[tuple[int, int]]]:
-    """Generate step by step.
+    decode: Callable[[list[int]], str] | None = None,
+) -> Iterator[list[GeneratedToken]]:
+    """Generate step by step. Answers that have ended cost nothing in the steps that follow.
 
     Args:
         network: The model.
         batch: Prompts, one per sample.
-        stop_tokens: Tokens that end a sequence; they are not yielded.
-        max_new_tokens: Longest answer.
+        stop_tokens: Tokens that end an answer.
+        stop_strings: Texts that end an answer, also when they span tokens; the text is cut before them.
+        max_new_tokens: Most tokens of an answer.
         sampler: How tokens are drawn; the most likely one by default.
+        decode: Turns tokens into text, such as a tokenizer's ``decode``; needed for text and for stop strings.
 
     Yields:
-        For each step, ``(sample, token)`` of every sequence that goes on.
+        For each step, one entry for every answer that was still going on.
+
+    Raises:
+        ValueError: If there is nothing to answer, stop strings come without ``decode``, ``max_new_tokens`` is not positive,
+            or the model's logits are not numbers.
     """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: an answer needs at least one token")
+    if stop_strings and decode is None:
+        raise ValueError("stop strings are found in text: pass decode=, such as tokenizer.decode")
     sampler = sampler or Sampler()
     state = prefill(network, batch, max_new_tokens)
-    generator = sampler.generator(state.logits.device)
-    alive = list(range(len(batch.samples)))
+    lengths = [sample.stop - sample.start for sample in batch.samples]
+    sources = sampler.sources(len(lengths))
+    seen = sampler.seen(batch.tokens[: sum(lengths)], lengths, state.logits.shape[1])
+    texts = [None if decode is None else TextStream(decode, stop_strings) for _ in lengths]
+    alive = list(range(len(lengths)))
     for step in range(max_new_tokens):
-        tokens = sampler.draw(state.logits, generator)
-        drawn = tokens.tolist()
-        going = [row for row, token in enumerate(drawn) if token not in stop_tokens]
-        yield [(alive[row], drawn[row]) for row in going]
-        if not going or step + 1 == max_new_tokens:
+        draw = sampler.draw(state.logits, [sources[sample] for sample in alive], seen)
+        last = step + 1 == max_new_tokens
+        steps = [
+            _next(sample, texts[sample], values, stop_tokens, last)
+            for sample, values in zip(alive, zip(*(part.tolist() for part in draw), strict=True), strict=True)
+        ]
+        yield steps
+        going = [row for row, taken in enumerate(steps) if taken.finish_reason is None]
+        if not going:
             return
+        tokens = draw.tokens
         if len(going) < len(alive):
             alive = [alive[row] for row in going]
-            state.cache.keep(going)
-            state.positions, tokens = state.positions[going], tokens[going]
+            state.keep(going)
+            tokens, seen = tokens[going], None if seen is None else seen[going]
         decode_step(network, state, tokens)
 
 
@@ -142,37 +127,72 @@ def generate(
     batch: Batch,
     *,
     stop_tokens: Collection[int],
+    stop_strings: Sequence[str] = (),
     max_new_tokens: int = 64,
     sampler: Sampler | None = None,
-) -> list[list[int]]:
-    """Generate all answers of a pack.
-
-    Args:
-        network: The model.
-        batch: Prompts, one per sample.
-        stop_tokens: Tokens that end a sequence; they are not returned.
-        max_new_tokens: Longest answer.
-        sampler: How tokens are drawn; the most likely one by default.
+    decode: Callable[[list[int]], str] | None = None,
+) -> list[Generation]:
+    """Generate all answers of a pack; the arguments and errors are those of :func:`stream`.
 
     Returns:
-        The new tokens of each sample.
+        One answer per sample, in the batch's order.
     """
-    answers: list[list[int]] = [[] for _ in batch.samples]
-    for step in stream(network, batch, stop_tokens=stop_tokens, max_new_tokens=max_new_tokens, sampler=sampler):
-        for sample, token in step:
-            answers[sample].append(token)
-    return answers
-
-
-def _without_tail(batch: Batch) -> Batch:
-    if not batch.samples:
-        raise ValueError("the batch holds no sample to answer")
-    stop = batch.samples[-1].stop
-    lengths = [sample.stop - sample.start for sample in batch.samples]
-    return replace(
+    answers = [_Answer() for _ in batch.samples]
+    steps = stream(
+        network,
         batch,
-        tokens=batch.tokens[:stop],
-        labels=batch.labels[:stop],
-        positions=batch.positions[:, :stop],
-        segments=Segments.of(lengths, device=batch.tokens.device),
+        stop_tokens=stop_tokens,
+        stop_strings=stop_strings,
+        max_new_tokens=max_new_tokens,
+        sampler=sampler,
+        decode=decode,
+    )
+    for step in steps:
+        for taken in step:
+            answers[taken.sample].taken.append(taken)
+    return [answer.whole(with_text=decode is not None) for answer in answers]
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The steps of one answer."""
+
+    taken: list[GeneratedToken] = field(default_factory=list)
+
+    def whole(self, with_text: bool) -> Generation:
+        reason = self.taken[-1].finish_reason
+        assert reason is not None, "a stream ends when every answer has"
+        return Generation(
+            tokens=tuple(taken.token for taken in self.taken),
+            log_probabilities=tuple(taken.log_probability for taken in self.taken),
+            sampling_log_probabilities=tuple(taken.sampling_log_probability for taken in self.taken),
+            finish_reason=reason,
+            text="".join(taken.text for taken in self.taken) if with_text else None,
+        )
+
+
+def _next(
+    sample: int,
+    text: TextStream | None,
+    values: tuple[int, float, float],
+    stop_tokens: Collection[int],
+    last: bool,
+) -> GeneratedToken:
+    """One drawn token as a step of its answer: what text it brings and whether it is the end."""
+    token, log_probability, sampling_log_probability = values
+    if math.isnan(log_probability):
+        raise ValueError(f"the logits of prompt {sample} hold NaN or only infinities: nothing can be drawn from them")
+    reason: FinishReason | None = "stop_token" if token in stop_tokens else "length" if last else None
+    said = ""
+    if text is not None:
+        said = "" if reason == "stop_token" else text.push(token)
+        said += "" if reason is None else text.finish()
+        reason = "stop_string" if text.stopped and reason != "stop_token" else reason
+    return GeneratedToken(
+        sample=sample,
+        token=token,
+        log_probability=log_probability,
+        sampling_log_probability=sampling_log_probability,
+        text=said,
+        finish_reason=reason,
     )

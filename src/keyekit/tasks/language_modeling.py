@@ -139,7 +139,7 @@ class LanguageModeling(Task):
         tokenizer = self.trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
         stop = {tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")}
         answers = generate(self.network, batch, stop_tokens=stop, max_new_tokens=self.max_new_tokens)
-        texts = (tokenizer.decode(answer) for answer in answers)
+        texts = (tokenizer.decode(list(answer.answer)) for answer in answers)
         return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
 
     def _router_losses(self, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:

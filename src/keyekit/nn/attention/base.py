@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from keyekit.batch import Segments
@@ -13,11 +15,84 @@ from keyekit.nn.norm import RMSNorm
 from keyekit.nn.rope.rotary import Rotary
 from keyekit.nn.spec import LayerSpec
 
-__all__ = ["Attention", "AttentionOutput", "GroupedQueryProjection", "LayerCache", "LayerContext"]
+__all__ = [
+    "Attention",
+    "AttentionOutput",
+    "CacheGroup",
+    "CacheStep",
+    "GroupedQueryProjection",
+    "LayerCache",
+    "LayerContext",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheGroup:
+    """Sequences of similar length, whose stored rows one padded view holds while each gets one more token.
+
+    Args:
+        start: First row of the group in every buffer of the cache.
+        capacity: Rows reserved for each of its sequences.
+        count: Sequences in it.
+        lengths: ``[count]`` int64 rows stored of each, the new ones included.
+        longest: The largest of them.
+        mask: ``[count, longest]`` bool, true where a row is stored; ``None`` if all are.
+    """
+
+    start: int
+    capacity: int
+    count: int
+    lengths: Tensor
+    longest: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStep:
+    """How one forward pass meets the cache; the same for all layers, so that it is worked out once.
+
+    Args:
+        rows: ``[T]`` int64, where in every buffer the new tokens go.
+        groups: All sequences, if each has exactly one new token; otherwise empty.
+        order: ``[B]`` int64 sequences in the order of the groups, ``None`` if that is their own order.
+        inverse: ``[B]`` int64, brings results in the order of the groups back into that of the sequences.
+    """
+
+    rows: Tensor
+    groups: tuple[CacheGroup, ...]
+    order: Tensor | None
+    inverse: Tensor | None
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Divide ``rows [B, …]`` among the groups."""
+        ordered = rows if self.order is None else rows[self.order]
+        return ordered.split([group.count for group in self.groups])
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Put what :meth:`split` gave, transformed group by group, back into the order of the sequences."""
+        joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return joined if self.inverse is None else joined[self.inverse]
 
 
 class LayerCache(Protocol):
-    """Where a layer keeps what later tokens need of earlier ones."""
+    """Where a layer keeps what later tokens need of earlier ones.
+
+    A scheme that is content with packed keys calls :meth:`extend` and nothing else. One that decodes fast calls
+    :meth:`append`, then attends to the padded rows of each group of the step in place.
+    """
+
+    @property
+    def step(self) -> CacheStep:
+        """The forward pass under way."""
+        ...
+
+    def append(self, name: str, new: Tensor) -> None:
+        """Store ``new [T, …]`` behind what is stored under ``name``."""
+        ...
+
+    def stored(self, name: str, group: CacheGroup) -> Tensor:
+        """What is stored of a group's sequences, as a view ``[count, …, longest, width]``: tokens come last but one."""
+        ...
 
     def extend(self, name: str, new: Tensor, segments: Segments) -> Tensor:
         """Append ``new [T, …]`` and return everything stored under ``name`` as packed keys ``[S, …]``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from keyekit.nn.attention.base import Attention, AttentionOutput, GroupedQueryProjection, LayerContext
+from keyekit.nn.attention.cached import cached_attention
 from keyekit.nn.attention.segmented import segmented_attention
 from keyekit.nn.spec import LayerSpec
 
@@ -28,8 +29,8 @@ class Dense(Attention):
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Attend to every earlier token; see :class:`Attention`."""
         query, key, value = self.projection(hidden, context.rotary)
-        if context.cache is not None:
-            key = context.cache.extend("key", key, context.segments)
-            value = context.cache.extend("value", value, context.segments)
-        mixed = segmented_attention(query, key, value, context.segments, causal=True)
+        if context.cache is None:
+            mixed = segmented_attention(query, key, value, context.segments, causal=True)
+        else:
+            mixed = cached_attention(query, key, value, context.cache, context.segments)
         return AttentionOutput(hidden=self.o_proj(mixed.flatten(1)))
