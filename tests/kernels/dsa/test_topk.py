@@ -79,6 +79,16 @@ def test_spans_equal_a_stable_sort(kind: str, topk: int, span: int) -> None:
     assert torch.equal(select_topk_split(scores, VISIBLE, topk, span=span), expected_rows(scores, VISIBLE, topk))
 
 
+@pytest.mark.parametrize("width", [131072, 524288])
+def test_published_sizes(width: int) -> None:
+    scores = torch.randn(3, width)
+    scores[1] = scores[1].mul(4).round()
+    scores[2, ::3] = torch.nan
+    visible = torch.tensor([width, width - 5, width - 1], dtype=torch.int32)
+    expected = reference.select_topk(scores, visible, 2048)
+    assert torch.equal(select_topk(scores, block_maxima(scores, visible), visible, 2048), expected)
+
+
 @pytest.mark.parametrize("topk", [1, 7, 95, 96, 200])
 def test_any_number_of_keys(topk: int) -> None:
     scores = SCORES["tied"]()[-2:].contiguous()
