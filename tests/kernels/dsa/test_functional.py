@@ -59,7 +59,7 @@ def test_unknown_implementation_is_refused_and_auto_says_what_it_took(caplog: py
     dsa.resolve_implementation.cache_clear()
     with caplog.at_level(logging.INFO):
         assert dsa.resolve_implementation("auto", "cpu") == "torch"
-    assert "'torch' reference" in caplog.text
+    assert "'torch' implementation" in caplog.text
 
 
 def test_autocast_does_not_round_the_selection() -> None:
