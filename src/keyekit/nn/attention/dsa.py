@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from keyekit.batch import Segments
 from keyekit.nn.attention.base import Attention, AttentionOutput, GroupedQueryProjection, LayerContext
+from keyekit.nn.attention.cached import cached_attention
 from keyekit.nn.attention.indexer import LightningIndexer
+from keyekit.nn.attention.segmented import segmented_attention
 from keyekit.nn.spec import LayerSpec
 from keyekit_kernels import dsa
 
@@ -20,6 +23,8 @@ class DSA(Attention):
     selected keys receive, averaged over heads (sheet 9.3; the paper's sum over key/value groups has the same gradient times
     the number of groups).
 
+    Where no sequence has more than ``topk`` keys, nothing is scored: every query reads all earlier tokens (sheet 4.2).
+
     Args:
         spec: Sizes of the layer, filled in by the decoder.
         topk: Keys selected per query, N.
@@ -27,6 +32,7 @@ class DSA(Attention):
         indexer_head_dim: Width of an indexer head.
         kl_weight: Factor on the indexer's loss; 0 skips it.
         implementation: ``auto``, or ``torch`` for the reference.
+        eight_bit: Whether the indexer rounds its queries and keys as the released inference code does (sheet 4.1).
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class DSA(Attention):
         indexer_head_dim: int = 64,
         kl_weight: float = 1.0,
         implementation: str = "auto",
+        eight_bit: bool = False,
     ) -> None:
         super().__init__(spec)
         if topk < 1:
@@ -50,11 +57,14 @@ class DSA(Attention):
         self.scale = spec.head_dim**-0.5
         self.projection = GroupedQueryProjection(spec)
         self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.dim, bias=False)
-        self.sa_indexer = LightningIndexer(spec.dim, num_indexer_heads, indexer_head_dim)
+        self.sa_indexer = LightningIndexer(spec.dim, num_indexer_heads, indexer_head_dim, eight_bit=eight_bit)
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Select, attend and, in training, compare the indexer with the attention; see :class:`Attention`."""
         query, key, value = self.projection(hidden, context.rotary)
+        learns = bool(self.kl_weight) and torch.is_grad_enabled()
+        if context.selection is None and context.segments.key_maximum <= self.topk and not learns:
+            return self._attend_to_all(hidden, query, key, value, context)
         index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
         if context.cache is not None:
             key = context.cache.extend("key", key, context.segments)
@@ -67,12 +77,8 @@ class DSA(Attention):
                 index_query, index_key, gate, lengths, key_lengths, self.topk, self.implementation
             )
         mixed, _ = dsa.sparse_attention(query, key, value, selection, self.scale, self.implementation)
-        output = AttentionOutput(
-            hidden=self.o_proj(mixed.flatten(1)),
-            selection=selection,
-            meters={"selected_share": self._share(selection, context)},
-        )
-        if self.kl_weight and torch.is_grad_enabled():
+        output = self._output(mixed, selection, context)
+        if learns:
             real = slice(0, context.num_tokens)
             divergence = dsa.indexer_kl(
                 index_query[real],
@@ -88,6 +94,27 @@ class DSA(Attention):
             output.meters["indexer_kl"] = divergence.detach()
         return output
 
+    def _attend_to_all(
+        self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, context: LayerContext
+    ) -> AttentionOutput:
+        """The same for short sequences without scores: of the indexer only its keys are needed, by longer sequences later."""
+        selection = _all_visible(context.segments)
+        if context.cache is not None:
+            context.cache.append("index_key", self.sa_indexer.keys(hidden.detach(), context.rotary))
+            mixed = cached_attention(query, key, value, context.cache, context.segments)
+        elif torch.is_grad_enabled():  # training rounds alike, however long the longest sequence of a pack is
+            mixed, _ = dsa.sparse_attention(query, key, value, selection, self.scale, self.implementation)
+        else:
+            mixed = segmented_attention(query, key, value, context.segments, causal=True)
+        return self._output(mixed, selection, context)
+
+    def _output(self, mixed: Tensor, selection: Tensor, context: LayerContext) -> AttentionOutput:
+        return AttentionOutput(
+            hidden=self.o_proj(mixed.flatten(1)),
+            selection=selection,
+            meters={"selected_share": self._share(selection, context)},
+        )
+
     def _share(self, selection: Tensor, context: LayerContext) -> Tensor:
         """Selected keys over visible keys, over the queries of all samples."""
         visible, queries = 0, 0
@@ -97,3 +124,17 @@ class DSA(Attention):
             visible += length * (2 * keys - length + 1) // 2
             queries += length
         return (selection[:queries] >= 0).sum() / max(visible, 1)
+
+
+def _all_visible(segments: Segments) -> Tensor:
+    """``[T, N]`` int32 rows of all keys that each query sees, ascending, -1 tail: what any scores select if N is enough."""
+    device = segments.offsets.device
+    owner = torch.repeat_interleave(
+        torch.arange(len(segments), device=device), segments.offsets.diff(), output_size=segments.total
+    )
+    # The queries of a segment are its last positions: as many keys as follow a query in its segment are hidden from it.
+    following = segments.offsets[owner + 1] - 1 - torch.arange(segments.total, device=device)
+    visible = segments.key_offsets.diff()[owner] - following
+    column = torch.arange(segments.key_maximum, device=device)
+    rows = segments.key_offsets[owner][:, None] + column
+    return torch.where(column < visible[:, None], rows, -1).int()

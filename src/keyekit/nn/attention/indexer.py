@@ -53,7 +53,11 @@ class LightningIndexer(nn.Module):
         """
         query, gate = self.q_proj(hidden).split([self.num_heads * self.head_dim, self.num_heads], dim=-1)
         query = rotary(self.q_norm(query.unflatten(-1, (self.num_heads, self.head_dim))))
-        key = rotary(self.k_norm(self.k_proj(hidden))[:, None])[:, 0]
         if self.eight_bit:
-            query, key = fake_quantize(query), fake_quantize(key)
-        return query, key, gate
+            query = fake_quantize(query)
+        return query, self.keys(hidden, rotary), gate
+
+    def keys(self, hidden: Tensor, rotary: Rotary) -> Tensor:
+        """The keys ``[T, indexer_dim]`` alone: all that a sequence needs which is still too short for a choice."""
+        key = rotary(self.k_norm(self.k_proj(hidden))[:, None])[:, 0]
+        return fake_quantize(key) if self.eight_bit else key

@@ -1,9 +1,12 @@
 """The DSA layer: what it selects, what it trains, what it reports."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from keyekit.batch import Segments
+from keyekit.models.cache import SequenceCache
 from keyekit.nn.attention.base import LayerContext
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.rope.rotary import MultimodalRope, Rotary
@@ -104,3 +107,52 @@ def test_bad_arguments_are_refused() -> None:
         layer(topk=0)
     with pytest.raises(ValueError, match="does not scale"):
         layer(indexer_head_dim=10)
+
+
+@pytest.mark.parametrize("lengths", [[7, 1, 5], [9], [3, 0, 2]])
+@torch.no_grad()
+def test_short_sequences_are_not_scored_and_give_the_same(lengths: list[int], monkeypatch) -> None:
+    """Keye-VL-2.0 sheet 4.2. With one more sequence that is longer than topk the others take the slow path."""
+    attention, hidden = layer(topk=9).double(), torch.randn(sum(lengths) + 10, 48, dtype=torch.float64)
+    slow = attention(hidden, context([*lengths, 10]))
+    monkeypatch.setattr("keyekit_kernels.dsa.index_topk", None)
+    count = sum(lengths)
+    fast = attention(hidden[:count], context(lengths))
+    torch.testing.assert_close(fast.hidden, slow.hidden[:count])
+    width = max(lengths)
+    assert torch.equal(fast.selection, slow.selection[:count, :width])
+    assert (slow.selection[:count, width:] == -1).all()
+    assert fast.meters["selected_share"] == 1
+
+
+def test_training_without_divergence_is_bit_identical_on_the_short_path() -> None:
+    hidden, results = torch.randn(12, 48), []
+    for replayed in (False, True):
+        attention, own = layer(topk=9, kl_weight=0.0), hidden.clone().requires_grad_()
+        selection = attention(own, context([7, 5])).selection if replayed else None
+        output = attention(own, context([7, 5], selection=selection))
+        output.hidden.square().sum().backward()
+        results.append((output.hidden, own.grad, attention.o_proj.weight.grad))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@torch.no_grad()
+def test_a_sequence_that_outgrows_topk_finds_the_index_keys_of_its_short_days() -> None:
+    attention, hidden = layer(topk=6), torch.randn(11, 48)
+    whole = attention(hidden, context([11]))
+    positions, cache, pieces = torch.arange(11).expand(3, -1), SequenceCache(1, [11]), []
+    for start, stop in pairwise([0, 4, 5, 6, 7, 8, 9, 10, 11]):
+        piece = LayerContext(
+            segments=cache.segments_for([stop - start], "cpu"),
+            rotary=Rotary(ROPE, positions[:, start:stop]),
+            num_tokens=stop - start,
+            cache=cache.layer(0),
+        )
+        pieces.append(attention(hidden[start:stop], piece).hidden)
+        cache.advance([stop - start])
+    torch.testing.assert_close(torch.cat(pieces), whole.hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_eight_bit_reaches_the_indexer() -> None:
+    assert layer(eight_bit=True).sa_indexer.eight_bit
+    assert not layer().sa_indexer.eight_bit
