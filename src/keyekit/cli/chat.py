@@ -1,4 +1,4 @@
-"""``keyekit chat``: ask a trained model about a video or an image."""
+"""``keyekit chat``: ask a model about a video or an image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from keyekit.cli.assistant import Assistant, assistant_of
 from keyekit.cli.errors import CommandError
+from keyekit.cli.sampling_options import add_sampling_options, sampler_of
+
+if TYPE_CHECKING:  # a --help must not wait for torch
+    from keyekit.data.encode import EncodedSample
+    from keyekit.models.sampling import Sampler
 
 __all__ = ["answer", "main"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Load a run's export and answer a question, token by token.
+    """Load a model and answer questions, token by token.
 
     Args:
         arguments: Words after ``keyekit chat``.
@@ -23,22 +29,40 @@ def main(arguments: Sequence[str]) -> int:
         Exit status.
 
     Raises:
-        CommandError: If the run has no export, or a medium cannot be read.
+        CommandError: If the source cannot be loaded, or a medium cannot be read.
     """
-    parser = argparse.ArgumentParser(prog="keyekit chat", description="Ask a trained model about a video or an image.")
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run, such as runs/quickstart/1")
+    parser = argparse.ArgumentParser(
+        prog="keyekit chat", description="Ask a model about a video or an image: keyekit chat SOURCE [question]"
+    )
+    parser.add_argument("--run", help="the source as an option: then all words are the question")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer; needed with a preset")
     parser.add_argument("--video", type=Path, action="append", default=[], help="a video file; may be repeated")
     parser.add_argument("--image", type=Path, action="append", default=[], help="an image file; may be repeated")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer in tokens")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    parser.add_argument("question", nargs="*", help="the question; without one, questions are read from the terminal")
-    options = parser.parse_args(arguments)
-
-    model, data = _load(options.run)
-    questions = [" ".join(options.question)] if options.question else _typed()
-    for question in questions:
+    add_sampling_options(parser)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="SOURCE question",
+        help="folder of a finished run or of a checkpoint, or name of a preset; then the question, without which questions "
+        "are read from the terminal",
+    )
+    options = parser.parse_intermixed_args(arguments)  # the question may follow the options
+    source, question = (options.run, options.words) if options.run else (options.words[:1], options.words[1:])
+    if not source:
+        raise CommandError(
+            "whom to ask? keyekit chat SOURCE [question], where SOURCE is a run, a checkpoint or a preset"
+        )
+    sampler = sampler_of(options)
+    assistant = assistant_of(source if isinstance(source, str) else source[0], options.tokenizer)
+    for asked in [" ".join(question)] if question else _typed():
         pieces = answer(
-            model, data, question, options.video, options.image, options.max_new_tokens, options.temperature
+            assistant,
+            asked,
+            options.video,
+            options.image,
+            max_new_tokens=options.max_new_tokens,
+            sampler=sampler,
+            stop_strings=options.stop,
         )
         print(next(pieces), flush=True)
         for piece in pieces:
@@ -48,24 +72,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def answer(
-    model: Any,
-    data: Any,
+    assistant: Assistant,
     question: str,
     videos: Sequence[Path] = (),
     images: Sequence[Path] = (),
+    *,
     max_new_tokens: int = 64,
-    temperature: float = 0.0,
+    sampler: Sampler | None = None,
+    stop_strings: Sequence[str] = (),
 ) -> Iterator[str]:
     """Answer a question.
 
     Args:
-        model: A task whose network is loaded.
-        data: Its datamodule, set up for prompts.
+        assistant: Who answers.
         question: The user's text.
         videos: Videos shown before the question.
         images: Images shown before the question.
         max_new_tokens: Longest answer in tokens.
-        temperature: 0 takes the most likely token.
+        sampler: How tokens are drawn; the most likely one by default.
+        stop_strings: Texts that end the answer.
 
     Yields:
         First a line that says what the model looks at, then the answer piece by piece.
@@ -76,74 +101,45 @@ def answer(
     from keyekit.data.errors import BadData
     from keyekit.data.packing import collate
     from keyekit.data.sample import ContentItem, Message, Sample
-    from keyekit.data.tokenizer import SpecialTokens
-    from keyekit.models.generation import Sampler, stream
+    from keyekit.models.generation import stream
 
-    items = [ContentItem(kind="video", path=path) for path in videos] + [
-        ContentItem(kind="image", path=p) for p in images
-    ]
-    content = (*items, ContentItem(kind="text", text=question))
+    shown = [ContentItem(kind="video", path=path) for path in videos]
+    shown += [ContentItem(kind="image", path=path) for path in images]
+    content = (*shown, ContentItem(kind="text", text=question))
     sample = Sample(id="chat", task="chat", messages=(Message(role="user", content=content),))
     try:
-        encoded = data.encoder.encode(sample, with_answer=False)
-        batch = collate([encoded], [data.encoder.pictures(encoded)], None)
+        encoded = assistant.encoder.encode(sample, with_answer=False)
+        batch = collate([encoded], [assistant.encoder.pictures(encoded)], None)
     except BadData as error:
         raise CommandError(str(error)) from error
-    yield _looked_at(encoded, [*videos, *images])
-    special = SpecialTokens.of(data.tokenizer)
-    tokens: list[int] = []
-    said = ""
+    yield _looked_at(encoded)
     steps = stream(
-        model.network.eval(),
+        assistant.network.eval(),
         batch,
-        stop_tokens=(special.im_end, special.endoftext),
+        stop_tokens=assistant.stop_tokens,
+        stop_strings=stop_strings,
         max_new_tokens=max_new_tokens,
-        sampler=Sampler(temperature=temperature),
+        sampler=sampler,
+        decode=assistant.decode,
     )
     for step in steps:
-        tokens += [token for _, token in step]
-        text = data.tokenizer.decode(tokens)
-        if not text.endswith("\ufffd"):  # an unfinished character waits for its last bytes
-            yield text.removeprefix(said)
-            said = text
+        yield from (taken.text for taken in step if taken.text)
 
 
-def _looked_at(encoded: Any, paths: Sequence[Path]) -> str:
-    """What the model sees: frames and their seconds."""
-    if not paths:
+def _looked_at(encoded: EncodedSample) -> str:
+    """What the model sees: frames, their sizes and seconds."""
+    if not encoded.media:
         return "[no picture]"
-    parts, start = [], 0
-    for path, (frames, height, width) in zip(paths, encoded.shapes, strict=True):
-        if path in [item.path for item in encoded.sample.media if item.kind == "video"]:
-            times = ", ".join(f"{time:.2f}" for time in encoded.timestamps[start : start + frames])
-            parts.append(f"{path.name}: {frames} frames of {width}x{height} at {times} s")
-            start += frames
-        else:
-            parts.append(f"{path.name}: {width}x{height}")
+    parts = []
+    for item, medium in zip(encoded.sample.media, encoded.media, strict=True):
+        name = item.path.name if item.path else item.kind
+        if item.kind != "video":
+            parts.append(f"{name}: {medium.width}x{medium.height}")
+            continue
+        small = f", {sum(medium.fast)} of them {medium.fast_width}x{medium.fast_height}," if any(medium.fast) else ""
+        times = ", ".join(f"{time:.2f}" for time in medium.timestamps)
+        parts.append(f"{name}: {medium.frames} frames of {medium.width}x{medium.height}{small} at {times} s")
     return f"[looked at {'; '.join(parts)}]"
-
-
-def _load(run: Path) -> tuple[Any, Any]:
-    """The task and datamodule of a run, with the exported weights and tokenizer."""
-    config, export = run / "config.yaml", run / "export"
-    for needed in (config, export / "model.safetensors"):
-        if not needed.is_file():
-            raise CommandError(
-                f"{needed} is missing: --run needs the folder of a finished fit, such as runs/quickstart/1"
-            )
-    from keyekit.cli.lightning import load_parts
-    from keyekit.data.cache import MediaCache
-    from keyekit.data.encode import SampleEncoder
-    from keyekit.data.tokenizer import load_tokenizer
-    from keyekit.models.weights import load_weights
-
-    model, data = load_parts(config)
-    report = load_weights(model.network, export)
-    if report.missing:
-        raise CommandError(f"{export} does not hold the whole model of {config}: {report}")
-    data.tokenizer = load_tokenizer(export)
-    data.encoder = SampleEncoder(data.tokenizer, data.template, MediaCache(data.cache_folder / "media", data.reader))
-    return model, data
 
 
 def _typed() -> Iterator[str]:
