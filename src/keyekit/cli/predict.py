@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from keyekit.cli.assistant import Assistant, assistant_of
 from keyekit.cli.sampling_options import add_sampling_options, sampler_of
@@ -79,7 +79,7 @@ def answers(
     max_new_tokens: int = 64,
     sampler: Sampler | None = None,
     stop_strings: Sequence[str] = (),
-    on_error: Any = "raise",
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> Iterator[dict[str, Any]]:
     """Answer samples in their order, as many together as fit.
 
@@ -130,7 +130,7 @@ def answers(
 
 
 def _groups(
-    assistant: Assistant, samples: Sequence[Sample], batch_tokens: int, on_error: Any
+    assistant: Assistant, samples: Sequence[Sample], batch_tokens: int, on_error: Literal["raise", "skip"]
 ) -> Iterator[list[EncodedSample]]:
     """Encoded samples whose tokens together stay within the limit."""
     from keyekit.data.errors import BadData, ErrorPolicy
