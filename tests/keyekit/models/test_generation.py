@@ -171,7 +171,7 @@ def test_cache_keeps_sequences_where_they_are_or_moves_them_whole() -> None:
         held[:] = [torch.cat(pair) for pair in zip(held, added.split(new), strict=True)]
         packed = layer.extend("key", added, segments)
         assert torch.equal(packed, torch.cat(held))
-        rows = [None] * len(held)
+        rows = [torch.empty(0)] * len(held)
         order = range(len(held)) if cache.step.order is None else cache.step.order.tolist()
         names = iter(order)
         for group in cache.step.groups:
