@@ -9,6 +9,7 @@ import torch
 
 from keyekit.callbacks.rates import Work
 from keyekit.callbacks.throughput import Throughput, _over_ranks
+from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 
 def test_rates_are_logged_and_averaged_without_the_first_steps(make_trainer, model, data, scalars):
@@ -85,3 +86,47 @@ class TwoRanks:
 def test_ranks_add_up(model):
     work = _over_ranks(TwoRanks(), model, Work(tokens=10, steps=4, seconds=2.0, waited=1.0))
     assert work == Work(tokens=21, steps=4, seconds=2.5, waited=1.0)
+
+
+class Trainer:
+    """What utilisation reads of a trainer."""
+
+    precision = "32-true"
+    world_size = 2
+
+    class strategy:
+        @staticmethod
+        def reduce(values, reduce_op):
+            return 2 * values
+
+
+class Task:
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.network = tiny_vision_language_model()
+
+
+def test_utilisation_is_operations_over_the_peak_of_all_ranks(caplog):
+    throughput = Throughput(peak_flops=1e9)
+    throughput._flops, throughput._peak = throughput._account(Trainer(), Task())
+    work = throughput._flops.of(tiny_batch())
+    throughput._recent_flops.extend([work, work])
+    rates = throughput._utilisation(Trainer(), Task(), seconds=0.5)
+    assert rates["flops_per_second"] == pytest.approx(2 * 2 * work / 0.5)
+    assert rates["utilisation"] == pytest.approx(rates["flops_per_second"] / (2 * 1e9))
+
+
+def test_an_unknown_peak_is_said_and_not_guessed(caplog):
+    throughput = Throughput()
+    with caplog.at_level("INFO"):
+        throughput._flops, throughput._peak = throughput._account(Trainer(), Task())
+    throughput._recent_flops.append(1.0)
+    assert "the peak of cpu in 32-true is not on record" in caplog.text
+    assert set(throughput._utilisation(Trainer(), Task(), seconds=1.0)) == {"flops_per_second"}
+
+
+def test_an_unknown_network_is_said(caplog, model):
+    with caplog.at_level("INFO"):
+        assert Throughput()._account(Trainer(), model) == (None, None)
+    assert "operations per second are not known" in caplog.text

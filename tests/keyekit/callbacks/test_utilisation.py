@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from keyekit.callbacks.utilisation import StepFlops, device_name, peak_flops
+from keyekit.models.flops import training_flops
+from keyekit.models.presets import keye_vl_8b_tiny
+from keyekit.testing.tiny import tiny_batch
+
+
+def test_padding_is_no_work() -> None:
+    flops = StepFlops(keye_vl_8b_tiny())
+    short, long = tiny_batch(tail=3), tiny_batch(tail=300)
+    assert flops.of(short) == flops.of(long) > 0
+    expected = training_flops(flops.sizes, [9, 14], [(1, 2, 4)], targets=short.num_targets)
+    assert flops.of(short) == expected.total
+
+
+def test_frames_of_a_video_count_together() -> None:
+    flops = StepFlops(keye_vl_8b_tiny())
+    batch = tiny_batch(lengths=(9, 9), grids=((2, 4), (2, 4)))
+    assert batch.vision is not None
+    video = replace(batch, vision=replace(batch.vision, frames=(2,)))
+    assert flops.of(video) > flops.of(batch)
+    assert flops.of("something else") == 0
+
+
+def test_what_is_not_known_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not of Linear"):
+        StepFlops(nn.Linear(2, 2))
+    network = keye_vl_8b_tiny()
+    network.vision.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        StepFlops(network)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16-mixed", 989e12),
+        ("NVIDIA H100 PCIe", "bf16-true", 756e12),
+        ("NVIDIA A100-SXM4-80GB", "16-mixed", 312e12),
+        ("NVIDIA H100 80GB HBM3", "32-true", None),
+        ("cpu", "bf16-mixed", None),
+    ],
+)
+def test_peaks(name, precision, peak) -> None:
+    assert peak_flops(name, precision) == peak
+
+
+def test_a_processor_has_no_name_of_a_gpu() -> None:
+    assert device_name(torch.device("cpu")) == "cpu"
