@@ -46,7 +46,7 @@ def query_backward_kernel(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per query and group; keys and values collect their gradients by atomic additions."""
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
@@ -101,7 +101,7 @@ def union_backward_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
-):
+) -> None:
     """One program per ``QUERIES`` of a block and group.
 
     ``SIDE`` says which gradients are made: of the ``query``; of keys and values added up by ``atomic`` operations; or of keys
@@ -200,8 +200,8 @@ def query_backward(
             ROWS=max(next_power_of_two(num_heads // groups), 16),
             WIDTH=width,
             BLOCK=launch.block,
-            num_warps=launch.warps,
-            num_stages=launch.stages,
+            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
+            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
@@ -293,8 +293,8 @@ class _Shared:
             WIDTH=query.shape[2],
             BLOCK=launch.block,
             SIDE=side,
-            num_warps=launch.warps,
-            num_stages=launch.stages,
+            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
+            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
 
 

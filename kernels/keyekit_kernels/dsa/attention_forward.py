@@ -56,7 +56,7 @@ def query_forward_kernel(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per query and group: its heads are the rows of a tile, padded to a tensor core's sixteen."""
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
@@ -99,7 +99,7 @@ def union_forward_kernel(
     PARTS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program per ``QUERIES`` of a block and group: rows are (query, head), and a bit says who selected which key."""
     block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
     group = tl.program_id(1)
@@ -164,8 +164,8 @@ def query_forward(
             ROWS=max(next_power_of_two(num_heads // groups), 16),
             WIDTH=width,
             BLOCK=launch.block,
-            num_warps=launch.warps,
-            num_stages=launch.stages,
+            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
+            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
     return output, lse
 
@@ -209,8 +209,8 @@ def union_forward(query: Tensor, key: Tensor, value: Tensor, union: Union, scale
             PARTS=parts,
             WIDTH=width,
             BLOCK=launch.block,
-            num_warps=launch.warps,
-            num_stages=launch.stages,
+            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
+            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
     return output, lse
 

@@ -160,6 +160,8 @@ def sparse_attention(
     check_attention(query, key, value, indices)
     union = None
     if query_lengths is not None and key_lengths is not None:
+        if max(query_lengths, default=0) <= 1:  # while decoding nobody has a neighbour
+            return SparseGQA.apply(query, key, value, indices, None, scale, False)
         union = _shared_keys(indices, query_lengths, key_lengths, deterministic)
     elif deterministic:
         raise ValueError("deterministic=True needs query_lengths and key_lengths with the Triton kernels")
@@ -215,8 +217,16 @@ def indexer_kl(
 
         if lse is None:
             raise ValueError("the Triton kernel of the divergence needs lse, which sparse_attention returns")
-        inputs = (tensor.contiguous() for tensor in (index_query, index_key, gate, query.detach(), key.detach()))
-        return sparse_indexer_kl(*inputs, lse.contiguous(), indices.contiguous(), scale)
+        return sparse_indexer_kl(
+            index_query.contiguous(),
+            index_key.contiguous(),
+            gate.contiguous(),
+            query.detach().contiguous(),
+            key.detach().contiguous(),
+            lse.contiguous(),
+            indices.contiguous(),
+            scale,
+        )
     with torch.no_grad():
         target = reference.attention_target(query, key, indices, scale)
     scores = reference.scores_at(index_query, index_key, gate, indices)

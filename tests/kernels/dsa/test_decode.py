@@ -7,6 +7,8 @@ from keyekit_kernels.dsa import reference
 from keyekit_kernels.dsa.decode import decode_step, paged_logits
 from keyekit_kernels.dsa.quantization import dequantize, hadamard, pack_pages, quantize
 
+pytestmark = pytest.mark.interpreter
+
 PAGES = 12
 LENGTHS = (1, 70, 0, 192, 128)
 GROUPS, HEADS, WIDTH = 2, 6, 16

@@ -8,6 +8,8 @@ from keyekit_kernels.dsa.indexer import index_logits
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.quantization import dequantize
 
+pytestmark = pytest.mark.interpreter
+
 QUERIES, KEYS = (1, 7, 21, 0, 20), (1, 9, 70, 3, 20)
 POISON = 7.125  # no score of whole_numbers
 DTYPES = [torch.float32, torch.float16, torch.float8_e4m3fn]

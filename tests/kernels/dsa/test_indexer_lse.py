@@ -8,6 +8,8 @@ from keyekit_kernels.dsa.indexer_lse import index_lse
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.quantization import dequantize, quantize
 
+pytestmark = pytest.mark.interpreter
+
 QUERIES, KEYS = (1, 7, 21, 0, 20), (1, 9, 70, 3, 20)
 
 

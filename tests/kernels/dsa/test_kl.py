@@ -76,7 +76,7 @@ def check(case: str, dtype: torch.dtype, weighted: bool) -> None:
     assert_near(ours, loss, forward, "loss")
     for name, mine, theirs in zip(NAMES, back, gradients, strict=True):
         assert_near(mine, theirs, backward, f"gradient of {name}")
-    assert torch.equal(plain, ours)
+    torch.testing.assert_close(plain, ours)  # on a GPU the two compilations may round apart
     assert nothing is None
     if tokens > 2:
         assert ours[1] == 0

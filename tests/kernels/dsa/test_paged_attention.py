@@ -6,6 +6,8 @@ import torch
 from keyekit_kernels.dsa import reference
 from keyekit_kernels.dsa.paged_attention import paged_attention
 
+pytestmark = pytest.mark.interpreter
+
 LENGTHS = (1, 150, 0, 192, 128)
 PAGES = 12
 

@@ -7,6 +7,8 @@ from keyekit_kernels.dsa import functional
 from keyekit_kernels.dsa.quantization import dequantize
 from keyekit_kernels.dsa.selection import index_topk
 
+pytestmark = pytest.mark.interpreter
+
 
 def inputs(kind: str, queries=(1, 7, 14, 0, 10), keys=(1, 9, 40, 3, 10), heads: int = 3, width: int = 16):
     make = torch.randn if kind == "random" else lambda *shape: torch.randint(-2, 3, shape).float()

@@ -6,6 +6,8 @@ import torch
 from keyekit_kernels.dsa import reference
 from keyekit_kernels.dsa.topk import block_maxima, select_topk, select_topk_split
 
+pytestmark = pytest.mark.interpreter
+
 WIDTH = 96
 VISIBLE = torch.tensor([0, 1, 16, 17, 41, 95, 96], dtype=torch.int32)
 ROWS = len(VISIBLE)

@@ -31,7 +31,7 @@ class DSA(Attention):
         num_indexer_heads: Heads of the indexer, I.
         indexer_head_dim: Width of an indexer head.
         kl_weight: Factor on the indexer's loss; 0 skips it.
-        implementation: ``auto``, or ``torch`` for the reference.
+        implementation: ``auto`` (Triton on GPUs), ``triton``, or ``torch`` for the reference.
         eight_bit: Whether the indexer rounds its queries and keys as the released inference code does (sheet 4.1).
     """
 
@@ -62,6 +62,7 @@ class DSA(Attention):
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Select, attend and, in training, compare the indexer with the attention; see :class:`Attention`."""
         query, key, value = self.projection(hidden, context.rotary)
+        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the norms leave float32 behind
         learns = bool(self.kl_weight) and torch.is_grad_enabled()
         if context.selection is None and context.segments.key_maximum <= self.topk and not learns:
             return self._attend_to_all(hidden, query, key, value, context)
@@ -71,12 +72,14 @@ class DSA(Attention):
             value = context.cache.extend("value", value, context.segments)
             index_key = context.cache.extend("index_key", index_key, context.segments)
         selection = context.selection
+        lengths, key_lengths = context.segments.lengths, context.segments.key_lengths
         if selection is None:
-            lengths, key_lengths = context.segments.lengths, context.segments.key_lengths
             selection = dsa.index_topk(
                 index_query, index_key, gate, lengths, key_lengths, self.topk, self.implementation
             )
-        mixed, _ = dsa.sparse_attention(query, key, value, selection, self.scale, self.implementation)
+        mixed, lse = dsa.sparse_attention(
+            query, key, value, selection, self.scale, self.implementation, lengths, key_lengths
+        )
         output = self._output(mixed, selection, context)
         if learns:
             real = slice(0, context.num_tokens)
@@ -89,7 +92,9 @@ class DSA(Attention):
                 selection[real],
                 self.scale,
                 self.implementation,
-            ).mean()
+                lse.detach()[real],
+            )
+            divergence = divergence.sum() / max(context.num_tokens, 1)
             output.losses["indexer_kl"] = self.kl_weight * divergence
             output.meters["indexer_kl"] = divergence.detach()
         return output
@@ -103,7 +108,10 @@ class DSA(Attention):
             context.cache.append("index_key", self.sa_indexer.keys(hidden.detach(), context.rotary))
             mixed = cached_attention(query, key, value, context.cache, context.segments)
         elif torch.is_grad_enabled():  # training rounds alike, however long the longest sequence of a pack is
-            mixed, _ = dsa.sparse_attention(query, key, value, selection, self.scale, self.implementation)
+            segments = context.segments
+            mixed, _ = dsa.sparse_attention(
+                query, key, value, selection, self.scale, self.implementation, segments.lengths, segments.key_lengths
+            )
         else:
             mixed = segmented_attention(query, key, value, context.segments, causal=True)
         return self._output(mixed, selection, context)
