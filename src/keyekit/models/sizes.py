@@ -12,6 +12,7 @@ from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.attention.base import Attention
 from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.encoder import EncoderBlock
 from keyekit.nn.moe.base import FeedForward, Router
 from keyekit.nn.vision.base import VisionEncoder
 from keyekit.nn.vision.keye_vit import KeyeViT
@@ -117,15 +118,14 @@ class VisionSizes:
                 whole_videos=False,
             )
         patch = _matrices(vision.embeddings)
-        blocks = vision.encoder["layers"]
-        assert isinstance(blocks, nn.ModuleList)
+        blocks = [module for module in vision.modules() if isinstance(module, EncoderBlock)]
         return cls(
             patch_weights=patch,
             block_weights=_matrices(vision) - patch,
             dim=vision.dim,
             num_layers=len(blocks),
             num_heads=vision.dim // vision.head_dim,
-            hidden_dim=blocks[0].mlp.fc1.out_features if len(blocks) else 0,
+            hidden_dim=blocks[0].mlp.fc1.out_features if blocks else 0,
             whole_videos=vision.attend == "video",
         )
 

@@ -44,6 +44,18 @@ def test_a_piece_is_planned_by_itself() -> None:
     assert next(part.used for part in made.parts if part.name == "embedding") == 100 * 128
 
 
+def test_a_recipe_may_name_a_piece_and_change_it(tmp_path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    piece = ROOT / "recipes/_base/models/keye_vl_2_30b_a3b_tiny.yaml"
+    recipe.write_text(
+        f"# A twin in a recipe.\nbase: {ROOT}/recipes/tiny/arithmetic.yaml\nmodel: {{init_args: {{network: {piece}}}}}\n"
+    )
+    made = plan([str(recipe), "--model.network.decoder.num_layers=2", "--vision-share", "0"])
+    parts = {part.name: part.used for part in made.parts}
+    assert parts["experts"] == 2 * 32 * 3 * 128 * 24
+    assert parts["indexers"] > 0
+
+
 def test_the_tables_hold_every_number_on_a_narrow_terminal(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["plan", "keye_vl_2_30b_a3b"]) == 0

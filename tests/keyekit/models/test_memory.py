@@ -30,7 +30,7 @@ def saved_bytes(network, batch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "band"), [("keye_vl_8b_tiny", 0.03), ("keye_vl_1_5_8b_tiny", 0.03), ("keye_vl_2_30b_a3b_tiny", 0.15)]
+    ("name", "band"), [("keye_vl_8b_tiny", 0.05), ("keye_vl_1_5_8b_tiny", 0.05), ("keye_vl_2_30b_a3b_tiny", 0.1)]
 )
 def test_activations_are_what_autograd_keeps(name, band) -> None:
     torch.manual_seed(0)
