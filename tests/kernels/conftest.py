@@ -1,12 +1,8 @@
-"""Kernels run in Triton's interpreter where there is no GPU. It has to be said before the first kernel is imported."""
+"""Kernels run in Triton's interpreter where there is no GPU (tests/conftest.py says so before triton is imported)."""
 
 import os
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
