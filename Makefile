@@ -55,8 +55,8 @@ types: $(STAMP) ## static types
 imports: $(STAMP) ## import contracts between the packages
 	PYTHONPATH=src:kernels $(BIN)/lint-imports
 
-tests: $(STAMP) ## pytest
-	$(BIN)/python -m pytest $(TESTS)
+tests: $(STAMP) ## pytest, one process a core; a file stays in one process
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 docs: $(STAMP) ## strict build of the documentation into site/
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet

@@ -24,7 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("keyekit.cli.convert:main", "checkpoint folders between Hugging Face's and torch.distributed's form"),
     "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),
     "describe": ("keyekit.cli.describe:main", "arguments, defaults, paper and file of a part"),
-    "plan": ("keyekit.cli.plan:main", "parameters, operations, memory and caches of a recipe or preset, without weights"),
+    "plan": (
+        "keyekit.cli.plan:main",
+        "parameters, operations, memory and caches of a recipe or preset, without weights",
+    ),
     "expand": ("keyekit.cli.expand:main", "print a recipe with everything it inherits and every default"),
     "doctor": ("keyekit.cli.doctor:main", "versions, devices and what each optional part would use"),
     "check": ("keyekit.cli.check:main", "run a family's conformance suite on a class of yours"),
