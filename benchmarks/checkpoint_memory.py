@@ -128,7 +128,7 @@ def page(rows: dict[str, dict[str, float]], same: bool) -> str:
     lines = [
         "# Memory of converting checkpoints",
         "",
-        "After this page you know that a checkpoint of any size converts in the memory of a laptop.",
+        "After this page you know that converting a checkpoint of 7 GB takes well under one GB of memory.",
         "",
         "```console",
         "$ python benchmarks/checkpoint_memory.py --write docs/evidence/checkpoints.md",

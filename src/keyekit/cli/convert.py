@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyekit convert",
         description="Convert a checkpoint folder: safetensors under official names become a torch.distributed checkpoint "
-        "under the network's own names, and back. Memory stays small whatever the size. The target appears when it is whole.",
+        "under the network's own names, and back. Tensors pass one at a time. The target appears when it is whole.",
     )
     parser.add_argument("source", type=Path, help="folder to read")
     parser.add_argument("target", type=Path, help="folder to write")
