@@ -101,4 +101,4 @@ def step(request, device, dtype) -> dict[str, Any]:
 
 def test_training_step(step, timed, row: str) -> None:
     """Embeddings, 8 layers of width 256, output layer of 8,192 words, loss and the gradients of all weights."""
-    timed(step["work"], step[row], peer=step["peer name"], rounds=5)
+    timed(step["work"], step[row], peer=step["peer name"], rounds=3)
