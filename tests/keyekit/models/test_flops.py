@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from keyekit.models.flops import Flops, causal_pairs, forward_flops, selected_pairs, training_flops
 from keyekit.models.presets import PRESETS, keye_vl_2_30b_a3b, keye_vl_8b_tiny
@@ -12,6 +12,9 @@ from keyekit.models.sizes import NetworkSizes
 from keyekit.testing.tiny import tiny_batch
 
 TINY = [name for name in PRESETS if name.endswith("_tiny")]
+
+COUNTS_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in flop_registry
+"""Older releases of torch count fused attention on GPUs alone; there everything else is compared."""
 
 
 def grouped_product(rows, matrices, *_, out_shape=None, **__) -> int:
@@ -41,8 +44,9 @@ def test_forward_equals_torchs_counter(name) -> None:
         network.decoder.logits(network(batch).hidden)
     sizes = NetworkSizes.of(network)
     ours = forward_flops(sizes, batch.segments.lengths, batch.vision.grids, rectangular=True)
-    assert ours.total == mode.get_total_flops()
-    assert ours.attention + ours.vision_attention == counted(mode, attention=True)
+    attention = ours.attention + ours.vision_attention
+    assert counted(mode, attention=True) == (attention if COUNTS_ATTENTION else 0)
+    assert ours.total - attention == counted(mode, attention=False)
 
 
 def test_backward_equals_torchs_counter() -> None:
@@ -54,7 +58,8 @@ def test_backward_equals_torchs_counter() -> None:
     assert ours.total - ours.attention - ours.vision_attention == counted(mode, attention=False)
     # The counter adds the scores that fused attention computes again in its backward: 3.5 forwards, not 3, and full squares.
     square = forward_flops(NetworkSizes.of(network), batch.segments.lengths, batch.vision.grids, rectangular=True)
-    assert 3.5 * (square.attention + square.vision_attention) == counted(mode, attention=True)
+    fused = 3.5 * (square.attention + square.vision_attention)
+    assert counted(mode, attention=True) == (fused if COUNTS_ATTENTION else 0)
 
 
 @pytest.mark.parametrize(
