@@ -223,5 +223,5 @@ def rows_of(wanted: int, group: int, per_group: int) -> tuple[int, int]:
 
 
 def is_interpreted(tensor: Tensor) -> bool:
-    """Whether Triton runs kernels on the processor."""
+    """Whether Triton interprets kernels for this tensor, of any shape: it lies on the processor."""
     return tensor.device.type == "cpu"

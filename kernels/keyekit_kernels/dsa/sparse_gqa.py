@@ -79,7 +79,10 @@ def check_attention(query: Tensor, key: Tensor, value: Tensor, indices: Tensor) 
     """
     num_tokens, num_heads, width = query.shape
     if width not in WIDTHS:
-        raise ValueError(f"query has heads of width {width}: the kernels take {', '.join(map(str, WIDTHS))}")
+        raise ValueError(
+            f"query has heads of width {width}: the kernels take {', '.join(map(str, WIDTHS))}; "
+            "implementation='torch' takes any"
+        )
     if key.shape[2] != width or value.shape != key.shape:
         raise ValueError(
             f"key is {list(key.shape)} and value {list(value.shape)}: both are [S, G, {width}] beside query {list(query.shape)}"

@@ -224,7 +224,7 @@ class _IntoRegion(DefaultLoadPlanner):
         return self.region
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        pass
+        """Nothing is left to do: the reader has copied into :attr:`region` itself."""
 
 
 class _MetadataUnpickler(pickle.Unpickler):
