@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.attention_forward import EMPTY, LOG2E, is_interpreted, rows_of
+from keyekit_kernels.dsa.attention_forward import is_interpreted, rows_of
+from keyekit_kernels.dsa.attention_tiles import EMPTY, LOG2E, gather_keys, is_selected, query_rows, union_rows
 from keyekit_kernels.dsa.launch import Launch, launch_for, next_power_of_two
 from keyekit_kernels.dsa.union import Union
 
@@ -48,12 +49,8 @@ def query_backward_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """One program per query and group; keys and values collect their gradients by atomic additions."""
-    token = tl.program_id(0).to(tl.int64)
-    group = tl.program_id(1)
-    row, channel, column = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    real = row < PER_GROUP
-    head = token * num_groups * PER_GROUP + group * PER_GROUP + row
-    heads = head[:, None] * WIDTH + channel
+    token, group, column = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BLOCK)
+    real, head, heads = query_rows(token, group, num_groups, PER_GROUP, ROWS, WIDTH)
     q = tl.load(query + heads, mask=real[:, None], other=0.0)
     do = tl.load(grad + heads, mask=real[:, None], other=0.0)
     row_lse, row_delta = tl.load(lse + head, mask=real, other=0.0), tl.load(delta + head, mask=real, other=0.0)
@@ -61,10 +58,8 @@ def query_backward_kernel(
     count = tl.load(counts + token)
     for start in range(0, count, BLOCK):
         chosen = start + column < count
-        index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0).to(tl.int64)
-        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
-        k = tl.load(key + place, mask=chosen[:, None], other=0.0)
-        v = tl.load(value + place, mask=chosen[:, None], other=0.0)
+        index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0)
+        place, k, v = gather_keys(key, value, index, chosen, group, num_groups, WIDTH)
         allowed = chosen[None, :] & real[:, None]
         weights, slope = _weights_and_slope(q, k, v, do, row_lse, row_delta, allowed, scale)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
@@ -108,13 +103,8 @@ def union_backward_kernel(
     and values as ``partial`` rows in the order of the union, for a sum in fixed order.
     """
     block, part = block_offset + tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
-    group = tl.program_id(1)
-    row, channel, column = tl.arange(0, QUERIES * PADDED), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    bit = part * QUERIES + row // PADDED
-    real = (row % PADDED < PER_GROUP) & (bit < tl.load(size + block))
-    token = tl.load(first + block).to(tl.int64) + bit
-    head = token * num_groups * PER_GROUP + group * PER_GROUP + row % PADDED
-    heads = head[:, None] * WIDTH + channel
+    group, column = tl.program_id(1), tl.arange(0, BLOCK)
+    bit, real, head, heads = union_rows(first, size, block, part, group, num_groups, PER_GROUP, PADDED, QUERIES, WIDTH)
     q = tl.load(query + heads, mask=real[:, None], other=0.0)
     do = tl.load(grad + heads, mask=real[:, None], other=0.0)
     row_lse, row_delta = tl.load(lse + head, mask=real, other=0.0), tl.load(delta + head, mask=real, other=0.0)
@@ -124,12 +114,10 @@ def union_backward_kernel(
     dq = tl.zeros([QUERIES * PADDED, WIDTH], tl.float32)
     for start in range(0, count, BLOCK):
         inside = start + column < count
-        index = tl.load(keys + begin + start + column, mask=inside, other=0).to(tl.int64)
+        index = tl.load(keys + begin + start + column, mask=inside, other=0)
         mask = tl.load(masks + begin + start + column, mask=inside, other=0)
-        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
-        k = tl.load(key + place, mask=inside[:, None], other=0.0)
-        v = tl.load(value + place, mask=inside[:, None], other=0.0)
-        allowed = (((mask[None, :] >> bit[:, None]) & 1) != 0) & real[:, None]
+        place, k, v = gather_keys(key, value, index, inside, group, num_groups, WIDTH)
+        allowed = is_selected(mask, bit) & real[:, None]
         weights, slope = _weights_and_slope(q, k, v, do, row_lse, row_delta, allowed, scale)
         if SIDE == "query":
             dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
@@ -140,7 +128,7 @@ def union_backward_kernel(
                 tl.atomic_add(grad_key + place, dk, mask=inside[:, None], sem="relaxed")
                 tl.atomic_add(grad_value + place, dv, mask=inside[:, None], sem="relaxed")
             else:
-                line = (((origin + start + column) * num_groups + group) * WIDTH)[:, None] + channel
+                line = (((origin + start + column) * num_groups + group) * WIDTH)[:, None] + tl.arange(0, WIDTH)
                 tl.store(grad_key + line, dk, mask=inside[:, None])
                 tl.store(grad_value + line, dv, mask=inside[:, None])
     if SIDE == "query":

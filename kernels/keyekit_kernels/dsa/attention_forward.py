@@ -7,37 +7,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from keyekit_kernels.dsa.attention_tiles import (
+    EMPTY,
+    LOG2E,
+    fold_keys,
+    gather_keys,
+    is_selected,
+    query_rows,
+    softmax_result,
+    union_rows,
+)
 from keyekit_kernels.dsa.launch import launch_for, next_power_of_two
 from keyekit_kernels.dsa.union import Union
 
 __all__ = ["query_forward", "union_forward"]
-
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
-EMPTY = tl.constexpr(-1e30)  # finite, so that a row without keys stays free of NaN
-
-
-@triton.jit
-def _accumulate(state, query, key, value, allowed, scale):
-    """One step of the online softmax: fold a tile of keys into (peak, total, mixed), all in powers of two."""
-    peak, total, mixed = state
-    logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-    logits = tl.where(allowed, logits, EMPTY)
-    higher = tl.maximum(peak, tl.max(logits, 1))
-    weights = tl.where(allowed, tl.exp2(logits - higher[:, None]), 0.0)
-    shrink = tl.exp2(peak - higher)
-    total = total * shrink + tl.sum(weights, 1)
-    mixed = mixed * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
-    return higher, total, mixed
-
-
-@triton.jit
-def _finish(peak, total, mixed):
-    """Output and natural log-sum-exp; zeros and -1e30 for a row without keys."""
-    empty = total == 0.0
-    safe = tl.where(empty, 1.0, total)
-    lse = tl.where(empty, EMPTY, (peak + tl.log2(safe)) * LN2)
-    return mixed / safe[:, None], lse
 
 
 @triton.jit
@@ -58,25 +41,19 @@ def query_forward_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """One program per query and group: its heads are the rows of a tile, padded to a tensor core's sixteen."""
-    token = tl.program_id(0).to(tl.int64)
-    group = tl.program_id(1)
-    row, channel, column = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    real = row < PER_GROUP
-    head = token * num_groups * PER_GROUP + group * PER_GROUP + row
-    heads = head[:, None] * WIDTH + channel
+    token, group, column = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BLOCK)
+    real, head, heads = query_rows(token, group, num_groups, PER_GROUP, ROWS, WIDTH)
     q = tl.load(query + heads, mask=real[:, None], other=0.0)
     state = tl.full([ROWS], EMPTY, tl.float32), tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
     count = tl.load(counts + token)
     for start in range(0, count, BLOCK):
         chosen = start + column < count
-        index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0).to(tl.int64)
-        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
-        k = tl.load(key + place, mask=chosen[:, None], other=0.0)
-        v = tl.load(value + place, mask=chosen[:, None], other=0.0)
-        state = _accumulate(state, q, k, v, chosen[None, :] & real[:, None], scale)
-    mixed, total = _finish(state[0], state[1], state[2])
+        index = tl.load(indices + token * num_selected + start + column, mask=chosen, other=0)
+        _, k, v = gather_keys(key, value, index, chosen, group, num_groups, WIDTH)
+        state = fold_keys(state, q, k, v, chosen[None, :] & real[:, None], scale)
+    mixed, row_lse = softmax_result(state)
     tl.store(output + heads, mixed.to(output.dtype.element_ty), mask=real[:, None])
-    tl.store(lse + head, total, mask=real)
+    tl.store(lse + head, row_lse, mask=real)
 
 
 @triton.jit
@@ -102,13 +79,8 @@ def union_forward_kernel(
 ) -> None:
     """One program per ``QUERIES`` of a block and group: rows are (query, head), and a bit says who selected which key."""
     block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
-    group = tl.program_id(1)
-    row, channel, column = tl.arange(0, QUERIES * PADDED), tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    bit = part * QUERIES + row // PADDED
-    real = (row % PADDED < PER_GROUP) & (bit < tl.load(size + block))
-    token = tl.load(first + block).to(tl.int64) + bit
-    head = token * num_groups * PER_GROUP + group * PER_GROUP + row % PADDED
-    heads = head[:, None] * WIDTH + channel
+    group, column = tl.program_id(1), tl.arange(0, BLOCK)
+    bit, real, head, heads = union_rows(first, size, block, part, group, num_groups, PER_GROUP, PADDED, QUERIES, WIDTH)
     q = tl.load(query + heads, mask=real[:, None], other=0.0)
     peak = tl.full([QUERIES * PADDED], EMPTY, tl.float32)
     state = peak, tl.zeros([QUERIES * PADDED], tl.float32), tl.zeros([QUERIES * PADDED, WIDTH], tl.float32)
@@ -116,16 +88,13 @@ def union_forward_kernel(
     count = (tl.load(starts + block + 1) - begin).to(tl.int32)
     for start in range(0, count, BLOCK):
         inside = start + column < count
-        index = tl.load(keys + begin + start + column, mask=inside, other=0).to(tl.int64)
+        index = tl.load(keys + begin + start + column, mask=inside, other=0)
         mask = tl.load(masks + begin + start + column, mask=inside, other=0)
-        place = ((index * num_groups + group) * WIDTH)[:, None] + channel
-        k = tl.load(key + place, mask=inside[:, None], other=0.0)
-        v = tl.load(value + place, mask=inside[:, None], other=0.0)
-        allowed = ((mask[None, :] >> bit[:, None]) & 1) != 0
-        state = _accumulate(state, q, k, v, allowed & real[:, None], scale)
-    mixed, total = _finish(state[0], state[1], state[2])
+        _, k, v = gather_keys(key, value, index, inside, group, num_groups, WIDTH)
+        state = fold_keys(state, q, k, v, is_selected(mask, bit) & real[:, None], scale)
+    mixed, row_lse = softmax_result(state)
     tl.store(output + heads, mixed.to(output.dtype.element_ty), mask=real[:, None])
-    tl.store(lse + head, total, mask=real)
+    tl.store(lse + head, row_lse, mask=real)
 
 
 def query_forward(

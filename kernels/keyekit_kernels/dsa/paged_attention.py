@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from keyekit_kernels.dsa.attention_tiles import EMPTY, LOG2E, fold_keys, gather_keys, query_rows, softmax_result
 from keyekit_kernels.dsa.indexer import WIDTHS
 from keyekit_kernels.dsa.launch import Launch, next_power_of_two
 from keyekit_kernels.dsa.quantization import PAGE_TOKENS
@@ -14,9 +15,6 @@ from keyekit_kernels.dsa.quantization import PAGE_TOKENS
 __all__ = ["check_table", "paged_attention"]
 
 PAGE = tl.constexpr(PAGE_TOKENS)
-EMPTY = tl.constexpr(-1e30)  # finite, so that a split without keys stays free of NaN
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 _LAUNCH = Launch(64, 4, 3)
 # Splits of one row's keys: enough programs to fill the device, each with at least one block (dsa-kernels sheet 3.8).
@@ -45,13 +43,9 @@ def paged_attention_kernel(
     """One program per sequence, split and group: its heads are the rows of a tile, padded to a tensor core's sixteen."""
     sequence, split, group = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     groups = tl.num_programs(2)
-    row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    real = row < PER_GROUP
-    head = group * PER_GROUP + row
-    place = (sequence * groups * PER_GROUP + head)[:, None] * WIDTH + channel[None, :]
-    q = tl.load(query + place, mask=real[:, None], other=0.0)
-    peak, total = tl.full([ROWS], EMPTY, tl.float32), tl.zeros([ROWS], tl.float32)
-    mixed = tl.zeros([ROWS, WIDTH], tl.float32)
+    real, head, heads = query_rows(sequence, group, groups, PER_GROUP, ROWS, WIDTH)
+    q = tl.load(query + heads, mask=real[:, None], other=0.0)
+    state = tl.full([ROWS], EMPTY, tl.float32), tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
     count = tl.minimum(tl.load(lengths + sequence), num_selected)
     begin = split * span
     for start in range(begin, tl.minimum(begin + span, count), BLOCK):
@@ -59,21 +53,13 @@ def paged_attention_kernel(
         chosen = slot < count
         position = tl.load(indices + sequence * num_selected + slot, mask=chosen, other=0)
         page = tl.load(page_table + sequence * table_width + position // PAGE, mask=chosen, other=0).to(tl.int64)
-        source = ((page * PAGE + position % PAGE) * groups + group)[:, None] * WIDTH + channel[None, :]
-        k = tl.load(key + source, mask=chosen[:, None], other=0.0)
-        v = tl.load(value + source, mask=chosen[:, None], other=0.0)
-        logits = tl.where(chosen[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, EMPTY)
-        higher = tl.maximum(peak, tl.max(logits, 1))
-        weight = tl.where(chosen[None, :], tl.exp2(logits - higher[:, None]), 0.0)
-        shrink = tl.exp2(peak - higher)
-        total = total * shrink + tl.sum(weight, 1)
-        mixed = mixed * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-        peak = higher
-    empty = total == 0.0
-    safe = tl.where(empty, 1.0, total)
-    out = (sequence * tl.num_programs(1) + split) * groups * PER_GROUP + head
-    tl.store(partial + out[:, None] * WIDTH + channel[None, :], mixed / safe[:, None], mask=real[:, None])
-    tl.store(partial_lse + out, tl.where(empty, EMPTY, (peak + tl.log2(safe)) * LN2), mask=real)
+        _, k, v = gather_keys(key, value, page * PAGE + position % PAGE, chosen, group, groups, WIDTH)
+        state = fold_keys(state, q, k, v, chosen[None, :] & real[:, None], scale)
+    mixed, row_lse = softmax_result(state)
+    # [B, H] becomes [B, splits, H]: behind the heads of the sequences before come those of the splits before.
+    ahead = (sequence * (tl.num_programs(1) - 1) + split) * groups * PER_GROUP
+    tl.store(partial + ahead * WIDTH + heads, mixed, mask=real[:, None])
+    tl.store(partial_lse + ahead + head, row_lse, mask=real)
 
 
 @triton.jit
