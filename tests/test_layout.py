@@ -13,7 +13,6 @@ TREES = {ROOT / "src/keyekit": ROOT / "tests/keyekit", ROOT / "kernels/keyekit_k
 WITHOUT_OWN_TEST = {
     "src/keyekit/shapes.py": "a docstring",
     "src/keyekit/nn/spec.py": "a record; every attention and feed-forward test builds one",
-    "src/keyekit/nn/norm.py": "tests/parity/test_qwen3.py: logits and gradients against transformers",
     "src/keyekit/nn/mlp.py": "tests/parity/test_qwen3.py and test_vision.py",
     "src/keyekit/nn/encoder.py": "tests/parity/test_vision.py: features and gradients against transformers",
     "src/keyekit/nn/attention/base.py": "tests/conformance/test_attention.py checks the contract on every scheme",

@@ -25,7 +25,10 @@ __all__ = [
 ]
 
 Implementation = Literal["auto", "grouped", "segments", "loop"]
-"""How experts are computed; ``auto`` decides by device and dtype."""
+"""How experts are computed; ``auto`` decides by device, dtype and what is asked of them."""
+
+_FEW_VISITS = 64
+"""Visits per expert up to which, without gradients, a grouped product beats segments on a processor (measured)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Experts(nn.Module):
 
     @property
     def resolved(self) -> Implementation:
-        """The implementation that the parameters' device and dtype lead to."""
+        """The implementation that the parameters' device and dtype lead to in training."""
         return resolve(self.implementation, self.gate_up_proj.device.type, self.gate_up_proj.dtype)
 
     def forward(self, hidden: Tensor, routing: Routing) -> Tensor:
@@ -66,27 +69,34 @@ class Experts(nn.Module):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             hidden, gate_up, down = hidden.to(dtype), gate_up.to(dtype), down.to(dtype)
-        compute = _COMPUTE[resolve(self.implementation, device, hidden.dtype)]
+        few = not torch.is_grad_enabled() and routing.experts.numel() <= _FEW_VISITS * self.num_experts
+        compute = _COMPUTE[resolve(self.implementation, device, hidden.dtype, few)]
         with torch.autocast(device, enabled=False):
             return compute(hidden, gate_up, down, routing)
 
 
 @cache
-def resolve(implementation: Implementation, device: str, dtype: torch.dtype) -> Implementation:
-    """What ``implementation`` means on a type of device; what ``auto`` took is logged, once for each device and dtype.
+def resolve(implementation: Implementation, device: str, dtype: torch.dtype, few: bool = False) -> Implementation:
+    """What ``implementation`` means; what ``auto`` took is logged, once for each combination of the other arguments.
 
-    On a processor ``auto`` takes the sorted segments. Elsewhere it takes PyTorch's grouped product, which never waits for the
-    device, except in float64, which that product does not know.
+    On a processor ``auto`` takes the sorted segments, but PyTorch's grouped product to generate, where each expert sees a few
+    tokens and one call for all experts costs less than one for each. Elsewhere it takes the grouped product, which never waits
+    for the device. That product knows no float64.
 
     Args:
         implementation: As configured.
         device: Such as ``cpu`` or ``cuda``.
         dtype: Of the products.
+        few: Whether there are few visits per expert and no gradients to come.
     """
     if implementation != "auto":
         return implementation
-    chosen: Implementation = "segments" if device == "cpu" or dtype == torch.float64 else "grouped"
-    _logger.info("experts on %s in %s: implementation=auto took %r", device, str(dtype).removeprefix("torch."), chosen)
+    segments = dtype == torch.float64 or (device == "cpu" and not few)
+    chosen: Implementation = "segments" if segments else "grouped"
+    name = str(dtype).removeprefix("torch.")
+    _logger.info(
+        "experts on %s in %s%s: implementation=auto took %r", device, name, ", few visits" if few else "", chosen
+    )
     return chosen
 
 

@@ -131,10 +131,16 @@ def test_auto_says_what_it_took_once(caplog: pytest.LogCaptureFixture) -> None:
     hidden, routing = torch.randn(3, DIM), routing_of(distinct(3, 2), torch.rand(3, 2))
     with caplog.at_level(logging.INFO, logger="keyekit.nn.moe.experts"):
         module(hidden, routing), module(hidden, routing)
-    assert caplog.messages == ["experts on cpu in float32: implementation=auto took 'segments'"]
+        with torch.no_grad():
+            module(hidden, routing), module(hidden, routing)
+    assert caplog.messages == [
+        "experts on cpu in float32: implementation=auto took 'segments'",
+        "experts on cpu in float32, few visits: implementation=auto took 'grouped'",
+    ]
     assert module.resolved == "segments"
     assert resolve("auto", "cuda", torch.bfloat16) == "grouped"
     assert resolve("auto", "cuda", torch.float64) == "segments"
+    assert resolve("auto", "cpu", torch.float64, few=True) == "segments"
     assert resolve("loop", "cuda", torch.bfloat16) == "loop"
 
 
