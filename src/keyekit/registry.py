@@ -179,6 +179,27 @@ PARTS: tuple[Part, ...] = (
         f"DeepSeek-V3.2, arXiv:2512.02556; {_VL2}",
         "attention to the keys that a learned indexer selects",
     ),
+    Part(
+        "attention",
+        "SlidingWindow",
+        "keyekit.nn.attention.sliding_window:SlidingWindow",
+        "Longformer, arXiv:2004.05150; StreamingLLM, arXiv:2309.17453",
+        "attention to the last tokens and the first few",
+    ),
+    Part(
+        "attention",
+        "BlockTopK",
+        "keyekit.nn.attention.block_topk:BlockTopK",
+        "MoBA, arXiv:2502.13189",
+        "attention to the blocks of keys whose mean fits best",
+    ),
+    Part(
+        "attention",
+        "NSA",
+        "keyekit.nn.attention.nsa:NSA",
+        "NSA, arXiv:2502.11089",
+        "summaries of all blocks, the best blocks and the last tokens, mixed by gates",
+    ),
     Part("feed_forward", "SwiGLU", "keyekit.nn.moe.dense:SwiGLU", "arXiv:2002.05202", "gated dense perceptron"),
     Part(
         "feed_forward",
