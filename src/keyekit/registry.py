@@ -335,6 +335,13 @@ PARTS: tuple[Part, ...] = (
         "weights, tokenizer and settings for the next stage",
     ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+    Part(
+        "callback",
+        "SelectionRecall",
+        "keyekit.callbacks.selection:SelectionRecall",
+        "",
+        "how much attention the indexers keep, against random and last keys",
+    ),
 )
 """The built-in parts."""
 

@@ -10,16 +10,26 @@ if TYPE_CHECKING:
     from keyekit.callbacks.export import Export
     from keyekit.callbacks.previews import SamplePreviews
     from keyekit.callbacks.progress import TrainingProgress
+    from keyekit.callbacks.selection import SelectionRecall
     from keyekit.callbacks.summary import RunSummary
     from keyekit.callbacks.throughput import Throughput
 
-__all__ = ["AnswerReport", "Export", "RunSummary", "SamplePreviews", "Throughput", "TrainingProgress"]
+__all__ = [
+    "AnswerReport",
+    "Export",
+    "RunSummary",
+    "SamplePreviews",
+    "SelectionRecall",
+    "Throughput",
+    "TrainingProgress",
+]
 
 _MODULES = {
     "AnswerReport": "answers",
     "Export": "export",
     "RunSummary": "summary",
     "SamplePreviews": "previews",
+    "SelectionRecall": "selection",
     "Throughput": "throughput",
     "TrainingProgress": "progress",
 }

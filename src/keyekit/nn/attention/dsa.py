@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,21 +11,39 @@ from keyekit.batch import Segments
 from keyekit.nn.attention.base import Attention, AttentionOutput, GroupedQueryProjection, LayerContext
 from keyekit.nn.attention.cached import cached_attention
 from keyekit.nn.attention.indexer import LightningIndexer
+from keyekit.nn.attention.recall import (
+    attention_mass,
+    best_keys,
+    last_keys,
+    random_keys,
+    recall,
+    sample_rows,
+)
 from keyekit.nn.attention.segmented import segmented_attention
 from keyekit.nn.spec import LayerSpec
 from keyekit_kernels import dsa
 
 __all__ = ["DSA"]
 
+_Scores = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and gates of the indexer."""
+
 
 class DSA(Attention):
     """Each token attends to the ``topk`` earlier tokens that a learned indexer selects (Keye-VL-2.0 sheet 4).
 
-    The indexer sees detached hidden states and learns from its own loss alone: the divergence from the attention that the
-    selected keys receive, averaged over heads (sheet 9.3; the paper's sum over key/value groups has the same gradient times
-    the number of groups).
+    The indexer sees detached hidden states and learns from its own loss alone: the divergence from the attention, averaged
+    over heads (sheet 9.3; the paper's sum over key/value groups has the same gradient times the number of groups). It is
+    taught in two stages:
+
+    - ``warmup``: every token attends to all earlier ones, and the indexer follows that whole attention. Freeze all the rest
+      with the task's ``groups``, then nothing but indexers is differentiated.
+    - ``sparse``: tokens attend to the selected keys, and the indexer follows the attention that those receive.
 
     Where no sequence has more than ``topk`` keys, nothing is scored: every query reads all earlier tokens (sheet 4.2).
+
+    Training logs ``dsa_recall/<layer>``: the share of the dense attention that the selection keeps, over the share that the
+    best ``topk`` keys keep, for queries with more than ``topk`` keys.
 
     Args:
         spec: Sizes of the layer, filled in by the decoder.
@@ -33,6 +53,9 @@ class DSA(Attention):
         kl_weight: Factor on the indexer's loss; 0 skips it.
         implementation: ``auto`` (Triton on GPUs), ``triton``, or ``torch`` for the reference.
         eight_bit: Whether the indexer rounds its queries and keys as the released inference code does (sheet 4.1).
+        mode: ``sparse``, or ``warmup`` for dense attention that teaches the indexer.
+        recall_rows: Queries of a pack on which recall is measured at every training step, each against all keys of the pack;
+            0 measures none.
     """
 
     def __init__(
@@ -44,16 +67,24 @@ class DSA(Attention):
         kl_weight: float = 1.0,
         implementation: str = "auto",
         eight_bit: bool = False,
+        mode: Literal["sparse", "warmup"] = "sparse",
+        recall_rows: int = 32,
     ) -> None:
         super().__init__(spec)
         if topk < 1:
             raise ValueError(f"topk={topk}: a query needs at least one key")
+        if mode not in ("sparse", "warmup"):
+            raise ValueError(f"mode={mode!r}: choose 'warmup' (dense attention teaches the indexer) or 'sparse'")
+        if recall_rows < 0:
+            raise ValueError(f"recall_rows={recall_rows}: a number of queries, 0 for no measurement")
         spec.rope.scaled_section(
             indexer_head_dim
         )  # an indexer width that does not fit the rope fails here, not in training
         self.topk = topk
         self.kl_weight = kl_weight
         self.implementation = implementation
+        self.mode = mode
+        self.recall_rows = recall_rows
         self.scale = spec.head_dim**-0.5
         self.projection = GroupedQueryProjection(spec)
         self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.dim, bias=False)
@@ -61,9 +92,10 @@ class DSA(Attention):
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Select, attend and, in training, compare the indexer with the attention; see :class:`Attention`."""
-        query, key, value = self.projection(hidden, context.rotary)
-        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the norms leave float32 behind
+        query, key, value = self._project(hidden, context)
         learns = bool(self.kl_weight) and torch.is_grad_enabled()
+        if self.mode == "warmup" and context.selection is None:
+            return self._warm_up(hidden, query, key, value, context, learns)
         if context.selection is None and context.segments.key_maximum <= self.topk and not learns:
             return self._attend_to_all(hidden, query, key, value, context)
         index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
@@ -94,9 +126,60 @@ class DSA(Attention):
                 self.implementation,
                 lse.detach()[real],
             )
-            divergence = divergence.sum() / max(context.num_tokens, 1)
-            output.losses["indexer_kl"] = self.kl_weight * divergence
-            output.meters["indexer_kl"] = divergence.detach()
+            self._teach(output, divergence, context)
+            self._measure(output, query, key, selection, context)
+        return output
+
+    @torch.no_grad()
+    def recalls(
+        self, hidden: Tensor, context: LayerContext, rows: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Recall of the indexer on a pack, beside that of two selections that need no training.
+
+        Args:
+            hidden: ``[T, D]`` what :meth:`forward` would get.
+            context: The same; without a cache.
+            rows: Most queries to measure.
+            generator: Draws the random keys.
+
+        Returns:
+            Scalars ``indexer``, ``last`` (the ``topk`` keys before a query) and ``random``; nothing if no query has more than
+            ``topk`` keys.
+        """
+        sampled = sample_rows(context.segments, self.topk, rows, context.num_tokens)
+        if sampled is None:
+            return {}
+        query, key, _ = self._project(hidden, context)
+        index_query, index_key, gate = self.sa_indexer(hidden, context.rotary)
+        mass = attention_mass(query, key, sampled, self.scale)
+        selections = {
+            "indexer": best_keys(index_query, index_key, gate, sampled, self.topk),
+            "last": last_keys(sampled, self.topk),
+            "random": random_keys(sampled, self.topk, key.shape[0], generator),
+        }
+        return {name: recall(mass, selection, self.topk) for name, selection in selections.items()}
+
+    def _project(self, hidden: Tensor, context: LayerContext) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = self.projection(hidden, context.rotary)
+        return query.to(value.dtype), key.to(value.dtype), value  # under autocast the norms leave float32 behind
+
+    def _warm_up(
+        self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, context: LayerContext, learns: bool
+    ) -> AttentionOutput:
+        """Attend to everything and let the indexer follow."""
+        if context.cache is None:
+            mixed = segmented_attention(query, key, value, context.segments, causal=True)
+        else:
+            mixed = cached_attention(query, key, value, context.cache, context.segments)
+        output = AttentionOutput(hidden=self.o_proj(mixed.flatten(1)))
+        if learns and context.cache is None:
+            index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
+            lengths, key_lengths = _without_tail(context.segments, context.num_tokens)
+            divergence = dsa.indexer_kl_dense(
+                index_query, index_key, gate, query, key, lengths, key_lengths, self.scale, self.implementation
+            )
+            self._teach(output, divergence, context)
+            self._measure(output, query, key, (index_query, index_key, gate), context)
         return output
 
     def _attend_to_all(
@@ -123,6 +206,27 @@ class DSA(Attention):
             meters={"selected_share": self._share(selection, context)},
         )
 
+    def _teach(self, output: AttentionOutput, divergence: Tensor, context: LayerContext) -> None:
+        """Add the indexer's loss, the mean over the tokens of samples, to what the layer reports."""
+        mean = divergence.sum() / max(context.num_tokens, 1)
+        output.losses["indexer_kl"] = self.kl_weight * mean
+        output.meters["indexer_kl"] = mean.detach()
+
+    def _measure(
+        self, output: AttentionOutput, query: Tensor, key: Tensor, chosen: Tensor | _Scores, context: LayerContext
+    ) -> None:
+        """Add the recall of a selection, or of the selection that scores would make, to what the layer reports."""
+        rows = sample_rows(context.segments, self.topk, self.recall_rows, context.num_tokens)
+        if rows is None:
+            return
+        if isinstance(chosen, Tensor):
+            selection = chosen[rows.queries]
+        else:
+            index_query, index_key, gate = chosen
+            selection = best_keys(index_query, index_key, gate, rows, self.topk)
+        mass = attention_mass(query, key, rows, self.scale)
+        output.meters[f"dsa_recall/{self.spec.layer}"] = recall(mass, selection, self.topk)
+
     def _share(self, selection: Tensor, context: LayerContext) -> Tensor:
         """Selected keys over visible keys, over the queries of all samples."""
         visible, queries = 0, 0
@@ -132,6 +236,19 @@ class DSA(Attention):
             visible += length * (2 * keys - length + 1) // 2
             queries += length
         return (selection[:queries] >= 0).sum() / max(visible, 1)
+
+
+def _without_tail(segments: Segments, num_tokens: int) -> tuple[list[int], list[int]]:
+    """Lengths of queries and keys of the sequences, as if there were no tokens behind the first ``num_tokens``."""
+    lengths, key_lengths, left = [], [], num_tokens
+    for length, keys in zip(segments.lengths, segments.key_lengths, strict=True):
+        kept = min(length, left)
+        if kept == 0:
+            break
+        lengths.append(kept)
+        key_lengths.append(keys - length + kept)
+        left -= kept
+    return lengths, key_lengths
 
 
 def _all_visible(segments: Segments) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 from keyekit.batch import Segments
 from keyekit.models.cache import SequenceCache
 from keyekit.nn.attention.base import LayerContext
+from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.rope.rotary import MultimodalRope, Rotary
 from keyekit.nn.spec import LayerSpec
+from keyekit_kernels import dsa
 
 ROPE = MultimodalRope(head_dim=32, section=(4, 6, 6))
 SPEC = LayerSpec(layer=0, dim=48, num_heads=4, num_groups=2, head_dim=32, hidden_dim=64, norm_eps=1e-6, rope=ROPE)
@@ -156,3 +158,123 @@ def test_a_sequence_that_outgrows_topk_finds_the_index_keys_of_its_short_days() 
 def test_eight_bit_reaches_the_indexer() -> None:
     assert layer(eight_bit=True).sa_indexer.eight_bit
     assert not layer().sa_indexer.eight_bit
+
+
+def warm(**arguments) -> DSA:
+    return layer(mode="warmup", **arguments)
+
+
+@pytest.mark.parametrize("lengths", [[7, 1, 5], [9], [3, 0, 2]])
+def test_warm_up_attends_like_dense_attention(lengths: list[int]) -> None:
+    attention, dense = warm(topk=2), Dense(SPEC)
+    dense.load_state_dict({n: t for n, t in attention.state_dict().items() if "sa_indexer" not in n})
+    hidden, results = torch.randn(sum(lengths), 48), []
+    for scheme in (attention, dense):
+        own = hidden.clone().requires_grad_()
+        output = scheme(own, context(lengths))
+        output.hidden.square().sum().backward()
+        results.append((output.hidden, own.grad, *(p.grad for n, p in scheme.named_parameters() if "sa_" not in n)))
+        assert output.selection is None
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_warm_up_teaches_the_indexer_alone_and_from_all_keys() -> None:
+    attention = warm(topk=2, kl_weight=0.5).double()
+    hidden = torch.randn(15, 48, dtype=torch.float64, requires_grad=True)
+    output = attention(hidden, context([7, 5, 3], num_tokens=12))
+    output.losses["indexer_kl"].backward()
+    assert hidden.grad is None, "the indexer's loss must not reach the model"
+    trained = {name for name, p in attention.named_parameters() if p.grad is not None}
+    assert trained == {name for name, _ in attention.named_parameters() if "sa_indexer" in name}
+    complete = layer(topk=15, kl_weight=0.5).double()  # k >= L: the selection is all that is visible
+    complete.load_state_dict(attention.state_dict())
+    expected = complete(hidden, context([7, 5, 3], num_tokens=12))
+    torch.testing.assert_close(output.hidden, expected.hidden)
+    torch.testing.assert_close(output.losses["indexer_kl"], expected.losses["indexer_kl"])
+    assert output.meters["indexer_kl"].item() == pytest.approx(2 * output.losses["indexer_kl"].item())
+    expected.losses["indexer_kl"].backward()
+    for mine, theirs in zip(attention.sa_indexer.parameters(), complete.sa_indexer.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_warm_up_leaves_the_tail_out_wherever_it_begins() -> None:
+    attention, hidden = warm(topk=2).double(), torch.randn(12, 48, dtype=torch.float64)
+    inside = attention(hidden, context([7, 5], num_tokens=9)).losses["indexer_kl"]
+    alone = attention(hidden[:9], context([7, 2])).losses["indexer_kl"]
+    torch.testing.assert_close(inside, alone)
+    assert attention(hidden, context([7, 5], num_tokens=0)).losses["indexer_kl"] == 0
+
+
+@torch.no_grad()
+def test_warm_up_decodes_densely_and_replays_selections() -> None:
+    attention, hidden = warm(topk=3), torch.randn(11, 48)
+    whole = attention(hidden, context([11]))
+    assert whole.losses == {}
+    positions, cache, pieces = torch.arange(11).expand(3, -1), SequenceCache(1, [11]), []
+    for start, stop in pairwise([0, 4, 5, 8, 11]):
+        piece = LayerContext(
+            segments=cache.segments_for([stop - start], "cpu"),
+            rotary=Rotary(ROPE, positions[:, start:stop]),
+            num_tokens=stop - start,
+            cache=cache.layer(0),
+        )
+        pieces.append(attention(hidden[start:stop], piece).hidden)
+        cache.advance([stop - start])
+    torch.testing.assert_close(torch.cat(pieces), whole.hidden, rtol=1e-4, atol=1e-5)
+    selection = layer(topk=3)(hidden, context([11])).selection
+    replayed = attention(hidden, context([11], selection=selection))
+    torch.testing.assert_close(replayed.hidden, layer(topk=3)(hidden, context([11])).hidden)
+    assert replayed.selection is selection
+
+
+@pytest.mark.parametrize("mode", ["sparse", "warmup"])
+def test_recall_is_measured_on_queries_with_a_choice(mode: str) -> None:
+    attention = layer(
+        mode=mode, topk=4, recall_rows=100, num_indexer_heads=12
+    )  # with two heads scores would tie at zero
+    hidden = torch.randn(20, 48)
+    here = context([12, 3, 5], num_tokens=15)
+    value = attention(hidden, here).meters["dsa_recall/0"].item()
+    query, key, _ = attention.projection(hidden, here.rotary)
+    index_query, index_key, gate = attention.sa_indexer(hidden, here.rotary)
+    chosen = dsa.index_topk(index_query, index_key, gate, (12, 3, 5), (12, 3, 5), 4)
+    ratios = []
+    for t in range(4, 12):  # the second sequence has three keys, the third is the tail
+        logits = torch.einsum("hk,shk->hs", query[t], key[: t + 1].repeat_interleave(2, dim=1)) * 32**-0.5
+        mass = logits.softmax(-1).mean(0)
+        ratios.append((mass[chosen[t].long()].sum() / mass.topk(4).values.sum()).item())
+    assert value == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
+    others = attention.recalls(hidden, here, rows=100, generator=torch.Generator().manual_seed(0))
+    assert others["indexer"].item() == pytest.approx(value, rel=1e-5)
+    assert {name: 0 < share < 1 for name, share in others.items()} == dict.fromkeys(["indexer", "last", "random"], True)
+
+
+def test_no_recall_without_a_choice_or_if_none_is_wanted() -> None:
+    hidden = torch.randn(9, 48)
+    assert "dsa_recall/0" not in layer(topk=9)(hidden, context([9])).meters
+    assert "dsa_recall/0" not in layer(topk=2, recall_rows=0)(hidden, context([9])).meters
+    assert layer(topk=9).recalls(hidden, context([9]), rows=4) == {}
+
+
+def test_warm_up_lifts_recall_above_the_last_keys() -> None:
+    attention = warm(topk=6, recall_rows=64)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        attention.projection.q_proj.weight.mul_(8)
+        attention.projection.q_norm.weight.mul_(4)  # a peaked teacher
+    hidden = torch.randn(96, 48)
+    optimizer = torch.optim.Adam(attention.sa_indexer.parameters(), lr=1e-2)
+    before = attention.recalls(hidden, context([48, 48]), 64)
+    for _ in range(80):
+        optimizer.zero_grad()
+        attention(hidden, context([48, 48])).losses["indexer_kl"].backward()
+        optimizer.step()
+    after = attention.recalls(hidden, context([48, 48]), 64)
+    assert after["last"] == before["last"]
+    assert after["indexer"] > max(0.85, before["indexer"] + 0.1, after["last"] + 0.1)
+
+
+@pytest.mark.parametrize("arguments", [{"mode": "dense"}, {"recall_rows": -1}])
+def test_bad_training_arguments_are_refused(arguments: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        layer(**arguments)
