@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
+from keyekit.models.patterns import PatternCost
 from keyekit.models.sizes import LayerSizes, NetworkSizes, VisionSizes
 
 __all__ = ["Flops", "causal_pairs", "forward_flops", "selected_pairs", "training_flops"]
@@ -20,14 +21,14 @@ class Flops:
     """Operations by what does them.
 
     Args:
-        linear: Projections of attention and dense feed-forwards of the decoder.
+        linear: Projections of attention and dense feed-forwards of the decoder, summaries of blocks included.
         attention: Dense attention of the decoder.
         head: Output layer.
         router: Routers.
         experts: Experts that tokens visit.
         indexer: Projections of the indexers.
-        selection: Indexer scores of every visible pair.
-        sparse_attention: Attention over selected keys.
+        selection: Scores by which sparse attention chooses: an indexer's, of every visible pair; of blocks, of every past one.
+        sparse_attention: Attention over selected keys, windows, blocks and summaries.
         indexer_loss: What teaches the indexers, in training.
         vision_linear: Matrices of the vision tower.
         vision_attention: Attention of the vision tower.
@@ -186,15 +187,19 @@ def _layer(layer: LayerSizes, lengths: Sequence[int], keys: Sequence[int], recta
         visible = sum(queries * seen for queries, seen in zip(lengths, keys, strict=True))
     else:
         visible = sum(causal_pairs(queries, seen) for queries, seen in zip(lengths, keys, strict=True))
+    none = PatternCost(attended=0)
+    sparse = none if layer.pattern is None else layer.pattern.cost(lengths, keys, rectangular)
+    dense = layer.topk is None and layer.pattern is None
     return Flops(
-        linear=2 * tokens * (layer.attention_weights + layer.feed_forward_weights),
-        attention=4 * width * visible if layer.topk is None else 0,
+        linear=2 * tokens * (layer.attention_weights + layer.feed_forward_weights)
+        + 2 * sparse.summarised * layer.summary_weights,
+        attention=4 * width * visible if dense else 0,
         router=2 * tokens * layer.router_weights,
         experts=2 * tokens * layer.expert_weights,
         indexer=2 * tokens * layer.indexer_weights,
         # A product per head and the gated sum over heads (Keye-VL-2.0 sheet 4.1 item 7).
-        selection=2 * layer.indexer_heads * (layer.indexer_dim + 1) * visible,
-        sparse_attention=4 * width * _selected(layer.topk, lengths, keys, rectangular),
+        selection=2 * layer.indexer_heads * (layer.indexer_dim + 1) * visible + 2 * layer.head_dim * sparse.scored,
+        sparse_attention=4 * width * (_selected(layer.topk, lengths, keys, rectangular) + sparse.attended),
     )
 
 

@@ -219,7 +219,7 @@ class CacheBytes:
     """What decoding keeps of one token, over all layers.
 
     Args:
-        key_value: Keys and values in 16 bits.
+        key_value: Keys and values in 16 bits, of all branches and summaries. Nothing that a window has passed is dropped.
         index: Indexer keys as the released server stores them: eight bits a number and a float32 scale (Keye-VL-2.0 sheet 4.4).
         index_wide: The same in 16 bits, as :class:`~keyekit.models.cache.SequenceCache` holds them.
     """
@@ -233,7 +233,7 @@ def cache_bytes(sizes: NetworkSizes) -> CacheBytes:
     """Bytes of the caches per token."""
     sparse = [(layer, count) for layer, count in sizes.layers if layer.indexer_dim]
     return CacheBytes(
-        key_value=sum(2 * 2 * layer.num_groups * layer.head_dim * count for layer, count in sizes.layers),
+        key_value=sum(2 * layer.cache_width * count for layer, count in sizes.layers),
         index=sum((layer.indexer_dim + 4) * count for layer, count in sparse),
         index_wide=sum(2 * layer.indexer_dim * count for layer, count in sparse),
     )

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from keyekit.models.decoder import DecoderLayer
+from keyekit.models.patterns import Pattern, pattern_of
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.attention.base import Attention
+from keyekit.nn.attention.compression import BlockCompressor
 from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.attention.nsa import NSA
 from keyekit.nn.encoder import EncoderBlock
 from keyekit.nn.moe.base import FeedForward, Router
 from keyekit.nn.vision.base import VisionEncoder
@@ -26,6 +29,7 @@ class LayerSizes:
 
     Args:
         attention_weights: Entries of the matrices that every token passes in attention, the indexer's left out.
+        summary_weights: Entries of the matrices that every block passes which an attention summarises, for all its groups.
         feed_forward_weights: Entries of the matrices that every token passes in the feed-forward: all of a dense one, shared
             experts of a mixture.
         expert_weights: Entries of the matrices of the experts that a token visits.
@@ -34,7 +38,9 @@ class LayerSizes:
         num_heads: Query heads H.
         num_groups: Key/value groups G.
         head_dim: Width of a head K.
-        topk: Keys that a query reads; ``None`` for all.
+        topk: Keys that the indexer of a DSA layer selects for a query; ``None`` for any other scheme.
+        pattern: Which keys any other sparse scheme reads; ``None`` for all.
+        cache_width: Numbers that decoding keeps of a token, the indexer's left out.
         indexer_heads: Heads of the indexer, 0 without one.
         indexer_dim: Width of an indexer head, 0 without one.
         expert_dim: Inner widths of the experts that a token visits, added up.
@@ -44,6 +50,7 @@ class LayerSizes:
     """
 
     attention_weights: int
+    summary_weights: int
     feed_forward_weights: int
     expert_weights: int
     router_weights: int
@@ -52,6 +59,8 @@ class LayerSizes:
     num_groups: int
     head_dim: int
     topk: int | None
+    pattern: Pattern | None
+    cache_width: int
     indexer_heads: int
     indexer_dim: int
     expert_dim: int
@@ -65,16 +74,22 @@ class LayerSizes:
         spec = layer.self_attn.spec
         sparse = layer.self_attn if isinstance(layer.self_attn, DSA) else None
         indexer = 0 if sparse is None else _matrices(sparse.sa_indexer)
+        compressors = [module for module in layer.self_attn.modules() if isinstance(module, BlockCompressor)]
+        summaries = sum(_matrices(module.enter) + _matrices(module.leave) for module in compressors)
+        positions = sum(module.position.numel() for module in compressors)
         experts = _expert_sizes(layer.mlp)
         dense = _matrices(layer.mlp) - experts["router_weights"]
         return cls(
-            attention_weights=_matrices(layer.self_attn) - indexer,
+            attention_weights=_matrices(layer.self_attn) - indexer - summaries - positions,
+            summary_weights=summaries * spec.num_groups,
             feed_forward_weights=dense,
             indexer_weights=indexer,
             num_heads=spec.num_heads,
             num_groups=spec.num_groups,
             head_dim=spec.head_dim,
             topk=None if sparse is None else sparse.topk,
+            pattern=pattern_of(layer.self_attn),
+            cache_width=_cached_rows(layer.self_attn) * spec.num_groups * spec.head_dim,
             indexer_heads=0 if sparse is None else sparse.sa_indexer.num_heads,
             indexer_dim=0 if sparse is None else sparse.sa_indexer.head_dim,
             hidden_dim=dense // (3 * spec.dim),
@@ -183,6 +198,14 @@ def _matrices(module: nn.Module) -> int:
     return total
 
 
+def _cached_rows(attention: Attention) -> int:
+    """Rows of keys' width that a cache holds of a token in each group."""
+    if not isinstance(attention, NSA):
+        return 2
+    # Keys and values of three branches and of the summaries; what is shared is kept once, but keys also before rotation.
+    return 8 if attention.compression is not None else 5
+
+
 def _expert_sizes(feed_forward: FeedForward) -> dict[str, int]:
     router = next((module for module in feed_forward.modules() if isinstance(module, Router)), None)
     if router is None:
@@ -201,7 +224,11 @@ def _expert_sizes(feed_forward: FeedForward) -> dict[str, int]:
 
 
 def _assumptions(network: VisionLanguageModel, attentions: list[Attention]) -> tuple[str, ...]:
-    unknown = {type(attention).__name__ for attention in attentions if not isinstance(attention, Dense | DSA)}
+    unknown = {
+        type(attention).__name__
+        for attention in attentions
+        if not isinstance(attention, Dense | DSA) and pattern_of(attention) is None
+    }
     notes = [f"{name} is counted as dense causal attention" for name in sorted(unknown)]
     if not isinstance(network.vision, KeyeViT):
         notes.append(f"of {type(network.vision).__name__} the matrices are counted, its attention is not")

@@ -11,14 +11,14 @@ from keyekit.nn.attention.compression import BlockCompressor, Summaries, complet
 from keyekit.nn.attention.segmented import segmented_attention
 from keyekit.nn.attention.windowed import windowed_attention
 from keyekit.nn.norm import RMSNorm
-from keyekit.nn.rope.rotary import Rotary, apply_rotary
+from keyekit.nn.rope.rotary import apply_rotary
 from keyekit.nn.spec import LayerSpec
 
 __all__ = ["NSA", "KeyValueProjection"]
 
 
 class KeyValueProjection(nn.Module):
-    """Keys and values of one more branch, as in :class:`GroupedQueryProjection` but not yet rotated.
+    """Weights of the keys and values of one more branch, as :class:`GroupedQueryProjection` has them.
 
     Args:
         spec: Sizes of the layer.
@@ -30,11 +30,6 @@ class KeyValueProjection(nn.Module):
         self.k_proj = nn.Linear(spec.dim, spec.num_groups * spec.head_dim, bias=False)
         self.v_proj = nn.Linear(spec.dim, spec.num_groups * spec.head_dim, bias=False)
         self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps)
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Project ``hidden [T, D]`` to ``key [T, G, K]`` and ``value [T, G, K]``."""
-        key = self.k_norm(self.k_proj(hidden).unflatten(-1, (-1, self.head_dim)))
-        return key, self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
 
 
 class NSA(Attention):
@@ -98,15 +93,21 @@ class NSA(Attention):
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Attend three ways and mix; see :class:`Attention`."""
-        query, key, value = self.projection(hidden, context.rotary)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        rotary, shared = context.rotary, self.projection
+        query = rotary(shared.q_norm(shared.q_proj(hidden).unflatten(-1, (-1, shared.head_dim))))
+        raw_key, value = _key_value(shared, hidden)
+        key = rotary(raw_key).to(value.dtype)
+        query = query.to(value.dtype)
         key, value = _stored("key", key, context), _stored("value", value, context)
-        summaries = self._summaries(hidden, context)
-        near_key, near_value = key, value
+        near_key, near_value, raw_value = key, value, value
         if self.sliding is not None:
-            near_key, near_value = self.sliding_key_values(hidden, context.rotary)
-            near_key = _stored("sliding_key", near_key, context)
+            near_key, near_value = _key_value(self.sliding, hidden)
+            near_key = _stored("sliding_key", rotary(near_key).to(value.dtype), context)
             near_value = _stored("sliding_value", near_value, context)
+        if self.compression is not None:
+            raw_key, raw_value = _key_value(self.compression, hidden)
+            raw_value = _stored("raw_value", raw_value, context)
+        summaries = self._summaries(_stored("raw_key", raw_key, context), raw_value, context)
         selection = context.selection
         if selection is None:
             selection = self._choose(query, summaries, context.segments)
@@ -122,36 +123,26 @@ class NSA(Attention):
             meters={"selected_share": rows_share(rows, context)},
         )
 
-    def raw_key_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys before rotation and values ``[T, G, K]`` that are summarised."""
-        if self.compression is not None:
-            return self.compression(hidden)
-        shared = self.projection
-        key = shared.k_norm(shared.k_proj(hidden).unflatten(-1, (-1, shared.head_dim)))
-        return key, shared.v_proj(hidden).unflatten(-1, (-1, shared.head_dim))
+    def _summaries(self, raw_key: Tensor, raw_value: Tensor, context: LayerContext) -> Summaries:
+        """Summarise the blocks that the new tokens complete, and bring those of earlier ones from the cache.
 
-    def sliding_key_values(self, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[T, G, K]`` of the sliding branch."""
-        if self.sliding is None:
-            return self.projection(hidden, rotary)[1:]
-        key, value = self.sliding(hidden)
-        return rotary(key).to(value.dtype), value
-
-    def _summaries(self, hidden: Tensor, context: LayerContext) -> Summaries:
-        """Summarise the blocks that the new tokens complete, and bring those of earlier ones from the cache."""
+        Args:
+            raw_key: ``[S, G, K]`` keys before rotation of all tokens.
+            raw_value: ``[S, G, K]`` their values.
+            context: As in :meth:`forward`.
+        """
         segments, cache = context.segments, context.cache
         blocks = completed_blocks(
-            segments.lengths, segments.key_lengths, self.compress_block, self.compress_stride, str(hidden.device)
+            segments.lengths, segments.key_lengths, self.compress_block, self.compress_stride, str(raw_key.device)
         )
-        raw_key, raw_value = self.raw_key_values(hidden)
-        raw_key, raw_value = _stored("raw_key", raw_key, context), _stored("raw_value", raw_value, context)
         key = self.compressed_norm(self.key_compressor(raw_key[blocks.members]))
         cosine, sine = context.rotary.tables(key.shape[-1])
         key = apply_rotary(key, cosine[blocks.rows], sine[blocks.rows])
         value = self.value_compressor(raw_value[blocks.members])
         if cache is not None:  # a cache holds a row per token: summaries stand where their blocks end
+            total = segments.total
             key, value = (
-                cache.extend(name, new.new_zeros(len(hidden), *new.shape[1:]).index_copy(0, blocks.rows, new), segments)
+                cache.extend(name, new.new_zeros(total, *new.shape[1:]).index_copy(0, blocks.rows, new), segments)
                 for name, new in (("compressed_key", key), ("compressed_value", value))
             )
             key, value = key[blocks.ends], value[blocks.ends]
@@ -172,6 +163,12 @@ class NSA(Attention):
         if context.selection is None and self._covers(context.segments):
             return segmented_attention(query, key, value, context.segments, causal=True)
         return attend_to_rows(query, key, value, rows, context.segments, self.implementation)
+
+
+def _key_value(projection: GroupedQueryProjection | KeyValueProjection, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys before rotation and values ``[T, G, K]`` of ``hidden [T, D]``."""
+    key = projection.k_norm(projection.k_proj(hidden).unflatten(-1, (-1, projection.head_dim)))
+    return key, projection.v_proj(hidden).unflatten(-1, (-1, projection.head_dim))
 
 
 def _stored(name: str, new: Tensor, context: LayerContext) -> Tensor:

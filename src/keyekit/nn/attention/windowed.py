@@ -125,13 +125,23 @@ def windowed_pairs(queries: int, keys: int, window: int, sinks: int = 0) -> int:
     return growing * earlier + growing * (growing + 1) // 2 + (queries - growing) * reach
 
 
-def computed_pairs(lengths: tuple[int, ...], key_lengths: tuple[int, ...], window: int, sinks: int = 0) -> int:
-    """Pairs that :func:`windowed_attention` really multiplies: whole chunks, masked pairs included."""
+def computed_pairs(
+    lengths: tuple[int, ...], key_lengths: tuple[int, ...], window: int, sinks: int = 0, extra: int = 0
+) -> int:
+    """Pairs that :func:`windowed_attention` really multiplies: whole chunks, masked pairs included.
+
+    Args:
+        lengths: Queries of each segment.
+        key_lengths: Keys of each segment.
+        window: As there.
+        sinks: As there.
+        extra: Keys that every query sees besides, such as that of sink logits.
+    """
     total = 0
     for members in _similar(lengths, key_lengths, window + sinks):
         shape = _shape([lengths[m] for m in members], [key_lengths[m] for m in members], window, sinks)
-        first = shape.before + shape.chunk
-        later = (shape.chunks - 1) * (sinks + 2 * shape.chunk)
+        first = shape.before + shape.chunk + extra
+        later = (shape.chunks - 1) * (sinks + 2 * shape.chunk + extra)
         total += len(members) * shape.chunk * (first + later)
     return total
 

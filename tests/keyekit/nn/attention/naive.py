@@ -109,8 +109,9 @@ def _nsa(layer: NSA, hidden: Tensor, rotary: Rotary) -> Tensor:
     length, heads = len(hidden), layer.spec.num_heads
     query, key, value = _projected(layer.projection, hidden, rotary)
     repeats = heads // layer.spec.num_groups
-    raw_key, raw_value = layer.raw_key_values(hidden)
-    slide_key, slide_value = layer.sliding_key_values(hidden, rotary)
+    raw_key, raw_value = _key_value(layer.compression or layer.projection, hidden)
+    slide_key, slide_value = _key_value(layer.sliding or layer.projection, hidden)
+    slide_key = rotary(slide_key)
     ends = list(range(layer.compress_block - 1, length, layer.compress_stride))
     probabilities = torch.zeros(heads, length, len(ends), dtype=hidden.dtype)
     compressed = torch.zeros_like(query)
@@ -132,6 +133,12 @@ def _nsa(layer: NSA, hidden: Tensor, rotary: Rotary) -> Tensor:
     gates = torch.sigmoid(hidden @ layer.gate_proj.weight.T).view(length, 3, heads, 1)
     mixed = gates[:, 0] * compressed + gates[:, 1] * selected + gates[:, 2] * sliding
     return layer.o_proj(mixed.flatten(1))
+
+
+def _key_value(projection, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys before rotation and values ``[L, G, K]``."""
+    shape = (len(hidden), -1, projection.head_dim)
+    return projection.k_norm(projection.k_proj(hidden).view(shape)), projection.v_proj(hidden).view(shape)
 
 
 def _compress(compressor, block: Tensor) -> Tensor:
