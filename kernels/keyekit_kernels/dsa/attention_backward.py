@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.attention_forward import is_interpreted, rows_of
+from keyekit_kernels.dsa.attention_forward import rows_of, takes_small_tiles
 from keyekit_kernels.dsa.attention_tiles import EMPTY, LOG2E, gather_keys, is_selected, query_rows, union_rows
 from keyekit_kernels.dsa.launch import Launch, launch_for, next_power_of_two
+from keyekit_kernels.dsa.ordered_sum import add_in_order, cut_blocks
 from keyekit_kernels.dsa.union import Union
 
 __all__ = ["query_backward", "union_backward"]
@@ -167,7 +168,7 @@ def query_backward(
     groups = key.shape[1]
     grad_query = torch.empty_like(query)
     grad_key, grad_value = (torch.zeros_like(tensor, dtype=torch.float32) for tensor in (key, value))
-    launch = launch_for("query backward", width, is_interpreted(query))
+    launch = launch_for("query backward", width, takes_small_tiles(query))
     if num_tokens:
         query_backward_kernel[(num_tokens, groups)](
             query,
@@ -255,7 +256,7 @@ class _Shared:
     ) -> None:
         """Launch for a range of blocks; ``together`` keeps a block's queries in one program."""
         query, union = self.inputs[0], self.union
-        launch = launch_for(kernel, query.shape[2], is_interpreted(query))
+        launch = launch_for(kernel, query.shape[2], takes_small_tiles(query))
         if together:
             launch = Launch(launch.block, launch.warps, launch.stages, next_power_of_two(union.group))
         queries, padded = rows_of(launch.queries, union.group, self.per_group)
@@ -286,43 +287,19 @@ class _Shared:
         )
 
 
-_PARTIAL_BYTES = 512 * 2**20
-"""Partial rows held at a time in the deterministic backward."""
-
-
 def _ordered(shared: _Shared) -> tuple[Tensor, Tensor]:
     """Gradients of keys and values from partial rows, added block after block."""
     _, key, value = shared.inputs[:3]
     grad_key, grad_value = (torch.zeros_like(tensor, dtype=torch.float32) for tensor in (key, value))
-    row_bytes = 8 * shared.groups * key.shape[2]
     starts = shared.union.starts.tolist()
-    for begin, end in _chunks(starts, max(_PARTIAL_BYTES // row_bytes, 1)):
+    for begin, end in cut_blocks(starts, row_bytes=8 * shared.groups * key.shape[2]):
         rows = starts[end] - starts[begin]
         part_key, part_value = (key.new_empty(rows, *key.shape[1:], dtype=torch.float32) for _ in range(2))
         shared.run("partial", "union backward key", part_key, part_value, (begin, end), together=True)
         keys = shared.union.keys[starts[begin] : starts[end]].long()
-        for total, part in ((grad_key, part_key), (grad_value, part_value)):
-            _add_in_order(total, keys, part)
+        add_in_order(grad_key, keys, part_key)
+        add_in_order(grad_value, keys, part_value)
     return grad_key, grad_value
-
-
-def _chunks(starts: list[int], rows: int) -> list[tuple[int, int]]:
-    """Ranges of blocks that hold at most ``rows`` keys together, or a single block."""
-    chunks, begin = [], 0
-    for block in range(1, len(starts)):
-        if starts[block] - starts[begin] > rows and block - 1 > begin:
-            chunks.append((begin, block - 1))
-            begin = block - 1
-    if len(starts) > 1:
-        chunks.append((begin, len(starts) - 1))
-    return chunks
-
-
-def _add_in_order(total: Tensor, keys: Tensor, part: Tensor) -> None:
-    """Add ``part [rows, …]`` to the rows ``keys`` of ``total``, each key's rows in ascending order."""
-    order = keys.argsort(stable=True)
-    lengths = torch.bincount(keys, minlength=total.shape[0])
-    total += torch.segment_reduce(part[order].flatten(1), "sum", lengths=lengths, axis=0, unsafe=True).view_as(total)
 
 
 def _delta(grad: Tensor, output: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def query_forward(
     output, lse = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
     num_tokens, num_heads, width = query.shape
     groups = key.shape[1]
-    launch = launch_for("query forward", width, is_interpreted(query))
+    launch = launch_for("query forward", width, takes_small_tiles(query))
     if num_tokens:
         query_forward_kernel[(num_tokens, groups)](
             query,
@@ -155,7 +155,7 @@ def union_forward(query: Tensor, key: Tensor, value: Tensor, union: Union, scale
     output, lse = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
     _, num_heads, width = query.shape
     groups = key.shape[1]
-    launch = launch_for("union forward", width, is_interpreted(query))
+    launch = launch_for("union forward", width, takes_small_tiles(query))
     queries, padded = rows_of(launch.queries, union.group, num_heads // groups)
     parts = -(-union.group // queries)
     if union.num_blocks:
@@ -191,6 +191,6 @@ def rows_of(wanted: int, group: int, per_group: int) -> tuple[int, int]:
     return queries, max(padded, 16 // queries)
 
 
-def is_interpreted(tensor: Tensor) -> bool:
-    """Whether Triton interprets kernels for this tensor, of any shape: it lies on the processor."""
-    return tensor.device.type == "cpu"
+def takes_small_tiles(tensor: Tensor) -> bool:
+    """Whether to launch with small tiles: in the interpreter, and in float32, whose tiles would overflow shared memory."""
+    return tensor.device.type == "cpu" or tensor.dtype == torch.float32

@@ -26,7 +26,7 @@ EMPTY = tl.constexpr(-1e30)  # finite, so that a row without keys stays free of 
 
 
 @triton.jit
-def query_rows(token, group, num_groups, PER_GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr) -> tl.tuple:
+def query_rows(token, group, num_groups, PER_GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr) -> tuple:
     """The heads of one query in a group as rows: which exist, their places in ``[T, H]`` and in ``[T, H, WIDTH]``."""
     row = tl.arange(0, ROWS)
     head = token.to(tl.int64) * num_groups * PER_GROUP + group * PER_GROUP + row
@@ -45,7 +45,7 @@ def union_rows(
     PADDED: tl.constexpr,
     QUERIES: tl.constexpr,
     WIDTH: tl.constexpr,
-) -> tl.tuple:
+) -> tuple:
     """(query, head) pairs of part of a block as rows: their bit in the masks, then as :func:`query_rows`."""
     row = tl.arange(0, QUERIES * PADDED)
     bit = part * QUERIES + row // PADDED
@@ -56,7 +56,7 @@ def union_rows(
 
 
 @triton.jit
-def gather_keys(key, value, index, there, group, num_groups, WIDTH: tl.constexpr) -> tl.tuple:
+def gather_keys(key, value, index, there, group, num_groups, WIDTH: tl.constexpr) -> tuple:
     """Rows ``index [N]`` of a group's keys and values: their places in ``[S, G, WIDTH]``, keys, values."""
     place = ((index.to(tl.int64) * num_groups + group) * WIDTH)[:, None] + tl.arange(0, WIDTH)
     k = tl.load(key + place, mask=there[:, None], other=0.0)
@@ -71,7 +71,7 @@ def is_selected(masks, bit) -> tl.tensor:
 
 
 @triton.jit
-def fold_keys(state, query, key, value, allowed, scale) -> tl.tuple:
+def fold_keys(state, query, key, value, allowed, scale) -> tuple:
     """One step of the online softmax: fold a tile of keys into (peak, total, mixed), all in powers of two."""
     peak, total, mixed = state
     logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
@@ -85,7 +85,7 @@ def fold_keys(state, query, key, value, allowed, scale) -> tl.tuple:
 
 
 @triton.jit
-def softmax_result(state) -> tl.tuple:
+def softmax_result(state) -> tuple:
     """Output and natural log-sum-exp; zeros and -1e30 for a row without keys."""
     peak, total, mixed = state
     empty = total == 0.0

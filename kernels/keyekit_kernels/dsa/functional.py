@@ -1,62 +1,64 @@
-"""The public door to DeepSeek Sparse Attention: packed inputs, one call per operation, an explicit choice of implementation."""
+"""The public door to DeepSeek Sparse Attention: packed inputs, one call per operation, an explicit choice of implementation.
+
+``implementation`` is ``"auto"`` (Triton on GPUs, PyTorch elsewhere), ``"triton"`` or ``"torch"``. ``auto`` says in the log
+what it took, and warns where it takes PyTorch on a GPU because the kernels cannot take a head width or a type; ``"triton"``
+is an error there. Shapes and types are checked always. With the environment variable ``KEYEKIT_DSA_CHECK=1`` the indices that
+:func:`sparse_attention` and :func:`indexer_kl` are given are checked too, which waits for the device at each call: they have
+to exist, ascend, be unique and compact, and lie in the past of their query's own sequence.
+
+Eager calls run the autograd functions :class:`IndexerTopK`, :class:`SparseGQA` and :class:`IndexerKL`; inside
+``torch.compile`` the kernels are operators of their own, and the PyTorch implementation is traced.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Sequence
-from functools import cache, wraps
-from importlib.util import find_spec
-from itertools import accumulate
-from typing import TypeVar
+from functools import wraps
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from keyekit_kernels.dsa import reference
-from keyekit_kernels.dsa.union import Union, build_union
+from keyekit_kernels.dsa import kl_dense_torch, operators, reference
+from keyekit_kernels.dsa.checks import (
+    check_attention,
+    check_divergence,
+    check_indexer_tensors,
+    check_indices,
+    check_selection,
+    checks_indices,
+    obstacle_to_kernels,
+)
+from keyekit_kernels.dsa.dispatch import choose, resolve_implementation
+from keyekit_kernels.dsa.indexer_topk import IndexerTopK, index_topk_operator, keep_selections
+from keyekit_kernels.dsa.packed_rows import check_lengths
 
-__all__ = ["index_topk", "indexer_kl", "resolve_implementation", "sparse_attention"]
+if TYPE_CHECKING:
+    from keyekit_kernels.dsa.divergence import IndexerKL
+    from keyekit_kernels.dsa.sparse_gqa import SparseGQA
 
-_log = logging.getLogger(__name__)
-_IMPLEMENTATIONS = ("torch", "triton")
+__all__ = [
+    "IndexerKL",
+    "IndexerTopK",
+    "SparseGQA",
+    "index_topk",
+    "indexer_kl",
+    "indexer_kl_dense",
+    "keep_selections",
+    "resolve_implementation",
+    "sparse_attention",
+]
+
 _Operation = TypeVar("_Operation", bound=Callable)
-_UNION_GROUP = 16
-_UNION_LIMIT = 4.2
-"""Largest U / k at which unions beat single queries (dsa-kernels sheet 3.2, dispatch rule)."""
+_WHERE = {"IndexerKL": "divergence", "SparseGQA": "sparse_gqa"}
+"""Modules of the functions that need Triton, which is imported when it is used."""
 
 
-@cache
-def resolve_implementation(implementation: str, device: str) -> str:
-    """Turn ``"auto"`` into the implementation used on a type of device, and say once which one was taken.
-
-    Raises:
-        ValueError: If the name is unknown, or Triton is demanded where it cannot run.
-    """
-    if implementation == "auto":
-        taken = "triton" if device == "cuda" and find_spec("triton") is not None else "torch"
-        _log.info("DSA on %s uses the %r implementation", device, taken)
-        return taken
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(f"unknown DSA implementation {implementation!r}: choose 'auto' or one of {_IMPLEMENTATIONS}")
-    if implementation == "triton":
-        _require_triton(device)
-    return implementation
-
-
-def _require_triton(device: str) -> None:
-    if find_spec("triton") is None:
-        raise ValueError("implementation='triton' needs the package triton: pip install triton, or choose 'torch'")
-    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"implementation='triton' needs a GPU, the tensors are on {device}: choose 'torch' or 'auto', or set "
-            "TRITON_INTERPRET=1 to interpret the kernels"
-        )
-
-
-@cache
-def _announce(variant: str, sharing: float) -> None:
-    _log.info("sparse attention runs %s: U/k is about %.1f", variant, sharing)
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f"keyekit_kernels.dsa.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _without_autocast(operation: _Operation) -> _Operation:
@@ -84,39 +86,31 @@ def index_topk(
     """Select the keys of each query by the lightning indexer, causally and inside its own sequence.
 
     The queries of a sequence are its last positions. Nothing is differentiated: train the indexer with :func:`indexer_kl`.
+    The same inputs give the same indices, bit by bit, on every run and with either implementation's rule: by score
+    (descending), then by index (ascending), NaN after every number.
 
     Args:
         query: ``[T, I, indexer_dim]`` packed indexer queries.
         key: ``[S, indexer_dim]`` packed indexer keys.
         gate: ``[T, I]`` raw head weights.
-        query_lengths: Queries of each sequence.
-        key_lengths: Keys of each sequence.
-        topk: Keys to select per query.
+        query_lengths: Queries of each sequence; zero is allowed.
+        key_lengths: Keys of each sequence, no fewer than its queries.
+        topk: Keys to select per query; a query that sees fewer takes them all.
         implementation: ``"auto"``, ``"triton"`` or ``"torch"``.
 
     Returns:
         ``[T, N]`` int32 rows of the packed keys, ascending, -1 tail, with N = min(topk, longest sequence).
-    """
-    if resolve_implementation(implementation, query.device.type) == "triton":
-        from keyekit_kernels.dsa import selection
 
-        return selection.index_topk(
-            query.contiguous(), key.contiguous(), gate.contiguous(), query_lengths, key_lengths, topk
-        )
-    width = min(topk, max(key_lengths, default=0))
-    selected = torch.full((query.shape[0], width), -1, dtype=torch.int32, device=query.device)
-    query_starts = (0, *accumulate(query_lengths))
-    key_starts = (0, *accumulate(key_lengths))
-    for sequence, (num_queries, num_keys) in enumerate(zip(query_lengths, key_lengths, strict=True)):
-        if num_queries == 0:
-            continue
-        rows = slice(query_starts[sequence], query_starts[sequence] + num_queries)
-        start = key_starts[sequence]
-        scores = reference.indexer_scores(query[rows], key[start : start + num_keys], gate[rows])
-        visible = torch.arange(num_keys - num_queries + 1, num_keys + 1, device=query.device)
-        local = reference.select_topk(scores, visible, topk)
-        selected[rows, : local.shape[1]] = torch.where(local < 0, local, local + start)
-    return selected
+    Raises:
+        ValueError: If shapes, types or lengths do not fit, or Triton is demanded where it cannot run.
+    """
+    check_indexer_tensors(query, key, gate)
+    check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    if topk < 1:
+        raise ValueError(f"topk={topk}: at least one key is needed")
+    taken = choose("index_topk", implementation, query.device.type, obstacle_to_kernels({"query": query}))
+    select = index_topk_operator if torch.compiler.is_compiling() else IndexerTopK.apply
+    return select(query, key, gate, query_lengths, key_lengths, topk, taken)
 
 
 @_without_autocast
@@ -151,31 +145,27 @@ def sparse_attention(
         Output ``[T, H, K]`` and natural log-sum-exp ``[T, H]``.
 
     Raises:
-        ValueError: If the tensors do not fit the kernels.
+        ValueError: If shapes, types or lengths do not fit, or Triton is demanded where it cannot run.
     """
-    if resolve_implementation(implementation, query.device.type) == "torch":
-        return reference.attention_over_selection(query, key, value, indices, scale)
-    from keyekit_kernels.dsa.sparse_gqa import SparseGQA, check_attention
-
     check_attention(query, key, value, indices)
-    union = None
     if query_lengths is not None and key_lengths is not None:
-        if max(query_lengths, default=0) <= 1:  # while decoding nobody has a neighbour
-            return SparseGQA.apply(query, key, value, indices, None, scale, False)
-        union = _shared_keys(indices, query_lengths, key_lengths, deterministic)
-    elif deterministic:
-        raise ValueError("deterministic=True needs query_lengths and key_lengths with the Triton kernels")
+        check_lengths(query_lengths, key_lengths, query.shape[0], key.shape[0])
+    elif query_lengths is not None or key_lengths is not None:
+        raise ValueError("query_lengths and key_lengths go together: give both or neither")
+    if checks_indices():
+        check_selection(indices, key.shape[0], query_lengths, key_lengths)
+    taken = choose("sparse_attention", implementation, query.device.type, obstacle_to_kernels({"query": query}))
+    if taken == "torch":
+        return reference.attention_over_selection(query, key, value, indices, scale)
+    if torch.compiler.is_compiling():
+        output, lse = operators.sparse_attention_operator(
+            query, key, value, indices, scale, query_lengths, key_lengths, deterministic
+        )
+        return output, lse.detach()
+    from keyekit_kernels.dsa.sparse_gqa import SparseGQA, choose_union
+
+    union = choose_union(indices, query_lengths, key_lengths, deterministic)
     return SparseGQA.apply(query, key, value, indices, union, scale, deterministic)
-
-
-def _shared_keys(
-    indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int], deterministic: bool
-) -> Union | None:
-    """The union of adjacent queries if it pays, or if the order of sums needs it."""
-    union = build_union(indices, query_lengths, key_lengths, _UNION_GROUP)
-    pays = union.sharing <= _UNION_LIMIT
-    _announce("over unions" if pays or deterministic else "query by query", round(union.sharing, 1))
-    return union if pays or deterministic else None
 
 
 @_without_autocast
@@ -189,6 +179,7 @@ def indexer_kl(
     scale: float,
     implementation: str = "auto",
     lse: Tensor | None = None,
+    deterministic: bool = False,
 ) -> Tensor:
     """Divergence of the indexer from the attention it serves, over the selected keys.
 
@@ -200,34 +191,100 @@ def indexer_kl(
         gate: ``[T, I]``.
         query: ``[T, H, K]`` attention queries.
         key: ``[S, G, K]`` attention keys.
-        indices: ``[T, N]`` int32 rows of the keys, -1 for none.
+        indices: ``[T, N]`` int32 rows of the keys, ascending, -1 tail.
         scale: Factor on the attention's dot products.
         implementation: ``"auto"``, ``"triton"`` or ``"torch"``.
         lse: ``[T, H]`` log-sum-exp of the attention over the selection, as :func:`sparse_attention` returns it; the Triton
             kernel needs it.
+        deterministic: Whether the gradient of the index key is added up in a fixed order by the Triton kernel too.
 
     Returns:
         ``[T]`` KL divergences in nats.
 
     Raises:
-        ValueError: If ``lse`` is missing where the kernel needs it.
+        ValueError: If shapes or types do not fit, or ``lse`` is missing where the kernel needs it.
     """
-    if resolve_implementation(implementation, query.device.type) == "triton":
-        from keyekit_kernels.dsa.kl import sparse_indexer_kl
+    check_divergence(index_query, index_key, gate, query, key, lse)
+    check_indices(indices, query.shape[0])
+    if checks_indices():
+        check_selection(indices, key.shape[0])
+    obstacle = obstacle_to_kernels({"index_query": index_query, "query": query})
+    if choose("indexer_kl", implementation, query.device.type, obstacle) == "torch":
+        with torch.no_grad():
+            target = reference.attention_target(query, key, indices, scale)
+        scores = reference.scores_at(index_query, index_key, gate, indices)
+        return reference.kl_over_selection(scores, target, indices)
+    if lse is None:
+        raise ValueError("lse is missing: the Triton kernel of the divergence needs it, sparse_attention returns it")
+    indexer = (index_query.contiguous(), index_key.contiguous(), gate.contiguous())
+    constants = (
+        query.detach().contiguous(),
+        key.detach().contiguous(),
+        lse.detach().contiguous(),
+        indices.contiguous(),
+    )
+    if torch.compiler.is_compiling():
+        wanted = _learns(*indexer)
+        return operators.sparse_kl_operator(*indexer, *constants, scale, deterministic, wanted)[0]
+    from keyekit_kernels.dsa.kl import sparse_indexer_kl
 
-        if lse is None:
-            raise ValueError("the Triton kernel of the divergence needs lse, which sparse_attention returns")
-        return sparse_indexer_kl(
-            index_query.contiguous(),
-            index_key.contiguous(),
-            gate.contiguous(),
-            query.detach().contiguous(),
-            key.detach().contiguous(),
-            lse.contiguous(),
-            indices.contiguous(),
-            scale,
+    return sparse_indexer_kl(*indexer, *constants, scale, deterministic=deterministic)
+
+
+@_without_autocast
+def indexer_kl_dense(
+    index_query: Tensor,
+    index_key: Tensor,
+    gate: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    scale: float,
+    implementation: str = "auto",
+    lse: Tensor | None = None,
+    deterministic: bool = False,
+) -> Tensor:
+    """Divergence of the indexer from dense causal attention: the indexer's warm-up, in memory linear in the tokens.
+
+    The attention side is a constant: only the indexer receives gradients.
+
+    Args:
+        index_query: ``[T, I, indexer_dim]``.
+        index_key: ``[S, indexer_dim]``.
+        gate: ``[T, I]``.
+        query: ``[T, H, K]`` attention queries.
+        key: ``[S, G, K]`` attention keys.
+        query_lengths: Queries of each sequence, its last positions; rows behind their sum are padding and give zero.
+        key_lengths: Keys of each sequence.
+        scale: Factor on the attention's dot products.
+        implementation: ``"auto"``, ``"triton"`` or ``"torch"``.
+        lse: ``[T, H]`` log-sum-exp of the dense attention, if it is known; it saves the Triton kernels a pass.
+        deterministic: Whether the gradient of the index key is added up in a fixed order by the Triton kernels too.
+
+    Returns:
+        ``[T]`` KL divergences in nats.
+
+    Raises:
+        ValueError: If lengths, shapes or types do not fit.
+    """
+    check_divergence(index_query, index_key, gate, query, key, lse)
+    obstacle = obstacle_to_kernels({"index_query": index_query, "query": query})
+    if choose("indexer_kl_dense", implementation, query.device.type, obstacle) == "torch":
+        return kl_dense_torch.dense_indexer_kl(
+            index_query, index_key, gate, query, key, query_lengths, key_lengths, scale
         )
-    with torch.no_grad():
-        target = reference.attention_target(query, key, indices, scale)
-    scores = reference.scores_at(index_query, index_key, gate, indices)
-    return reference.kl_over_selection(scores, target, indices)
+    indexer = (index_query.contiguous(), index_key.contiguous(), gate.contiguous())
+    constants = (query.detach().contiguous(), key.detach().contiguous())
+    lse = None if lse is None else lse.detach().contiguous()
+    if torch.compiler.is_compiling():
+        settings = query_lengths, key_lengths, scale, deterministic, _learns(*indexer)
+        return operators.dense_kl_operator(*indexer, *constants, lse, *settings)[0]
+    from keyekit_kernels.dsa.kl_dense import dense_indexer_kl
+
+    settings = query_lengths, key_lengths, scale, lse
+    return dense_indexer_kl(*indexer, *constants, *settings, deterministic=deterministic)
+
+
+def _learns(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

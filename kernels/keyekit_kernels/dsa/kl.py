@@ -1,4 +1,4 @@
-"""Triton kernel of the indexer's divergence over selected keys, and what makes a divergence differentiable.
+"""Triton kernel of the indexer's divergence over selected keys.
 
 One program takes one query. It passes over the selected keys twice: once for the log-sum-exp of the indexer's scores, once
 for everything else, whose gradients are known as soon as the divergence is (dsa-kernels sheet 2.2). Between the passes it
@@ -14,11 +14,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from keyekit_kernels.dsa.attention_forward import takes_small_tiles
+from keyekit_kernels.dsa.attention_tiles import EMPTY
+from keyekit_kernels.dsa.checks import check_indices
+from keyekit_kernels.dsa.divergence import IndexerKL, check_divergence_inputs
 from keyekit_kernels.dsa.launch import Launch, next_power_of_two
+from keyekit_kernels.dsa.ordered_sum import add_in_order, cut_blocks
 
-__all__ = ["IndexerKL", "check_divergence_inputs", "sparse_indexer_kl", "sparse_kl"]
+__all__ = ["launch_sparse", "sparse_indexer_kl", "sparse_kl"]
 
-EMPTY = tl.constexpr(-1e30)  # finite, so that a row without keys stays free of NaN
 TINY = tl.constexpr(1e-30)  # a literal below float32's normal range would make the compiler take float64
 # Differences of probabilities are as small as 1e-6: a power of two keeps them normal numbers in float16, and changes nothing
 # in the wider dtypes.
@@ -58,8 +62,9 @@ def sparse_kl_kernel(
     row_weight,  # [T] float32
     loss,  # [T] float32
     grad_index_query,  # [T, INDEX_HEADS, INDEX_WIDTH]
-    grad_index_key,  # [S, INDEX_WIDTH] float32, zero before
+    grad_index_key,  # [S, INDEX_WIDTH] float32, zero before; where ORDERED, a row per query of the launch and selected key
     grad_gate,  # [T, INDEX_HEADS]
+    first_token,
     num_selected,
     num_groups,
     scale,
@@ -72,9 +77,10 @@ def sparse_kl_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     GRADIENTS: tl.constexpr,
+    ORDERED: tl.constexpr,
 ) -> None:
     """One program per query: the heads of the indexer, and of one group at a time, are the rows of a tile."""
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0).to(tl.int64) + first_token
     column = tl.arange(0, BLOCK)
     weight = tl.load(row_weight + token)
     count = tl.where(weight == 0.0, 0, tl.load(counts + token))
@@ -129,7 +135,11 @@ def sparse_kl_kernel(
             slope = tl.where(products > 0.0, difference[None, :] * RAISE, 0.0).to(k_index.dtype)
             by_query += tl.dot(slope, k_index, input_precision="ieee")
             by_key = tl.dot(tl.trans(slope), gated, input_precision="ieee") * (weight / RAISE)
-            tl.atomic_add(grad_index_key + place, by_key, mask=chosen[:, None], sem="relaxed")
+            if ORDERED:
+                line = tl.program_id(0).to(tl.int64) * num_selected + start + column
+                tl.store(grad_index_key + (line * INDEX_WIDTH)[:, None] + index_channel, by_key, mask=chosen[:, None])
+            else:
+                tl.atomic_add(grad_index_key + place, by_key, mask=chosen[:, None], sem="relaxed")
     tl.store(loss + token, tl.sum(divergence, 0) * weight)
     if GRADIENTS:
         by_query = by_query * (gates[:, None] * (weight / RAISE))
@@ -152,6 +162,7 @@ def sparse_kl(
     scale: float,
     need_gradients: bool = True,
     row_weight: Tensor | None = None,
+    deterministic: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
     """Divergence of the indexer from the attention over selected keys, with the gradients of its sum.
 
@@ -167,10 +178,13 @@ def sparse_kl(
         scale: Factor on the attention's dot products.
         need_gradients: Whether to compute gradients.
         row_weight: ``[T]`` factors on the divergences; a row of weight zero costs nothing. All one if left out.
+        deterministic: Whether the gradient of the index key is added up in a fixed order, from partial rows
+            (:mod:`keyekit_kernels.dsa.ordered_sum`). Otherwise atomic operations add it up, whose order differs from run to
+            run; all other results are the same bits in every run anyhow.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats, and the gradients of their sum by index query, index key (float32) and
-        gate, or None. The gradient of the index key is added up by atomic operations, whose order differs from run to run.
+        gate, or None.
     """
     num_tokens, index_heads, index_width = index_query.shape
     num_heads, width = query.shape[1:]
@@ -178,8 +192,10 @@ def sparse_kl(
     loss = index_query.new_empty(num_tokens, dtype=torch.float32)
     gradients = _gradient_buffers(index_query, index_key, gate) if need_gradients else (loss, loss, loss)
     launch = _LAUNCH_SMALL if is_small(index_query, width, index_width) else _LAUNCH
-    if num_tokens:
-        sparse_kl_kernel[(num_tokens,)](
+    weights = row_weights(row_weight, index_query)
+
+    def run(first: int, last: int, by_key: Tensor, ordered: bool) -> None:
+        sparse_kl_kernel[(last - first,)](
             index_query,
             index_key,
             gate,
@@ -188,9 +204,12 @@ def sparse_kl(
             lse,
             indices,
             counts,
-            row_weights(row_weight, index_query),
+            weights,
             loss,
-            *gradients,
+            gradients[0],
+            by_key,
+            gradients[2],
+            first,
             indices.shape[1],
             groups,
             scale,
@@ -203,10 +222,27 @@ def sparse_kl(
             WIDTH=width,
             BLOCK=launch.block,
             GRADIENTS=need_gradients,
+            ORDERED=ordered,
             num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
             num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
+
+    if deterministic and need_gradients and indices.numel():
+        _run_in_order(run, indices, gradients[1])
+    elif num_tokens:
+        run(0, num_tokens, gradients[1], False)
     return loss, gradients if need_gradients else None
+
+
+def _run_in_order(run: Callable[[int, int, Tensor, bool], None], indices: Tensor, by_key: Tensor) -> None:
+    """Launch for chunks of queries, whose selected keys get a row each, and add the rows up."""
+    num_tokens, num_selected = indices.shape
+    starts = range(0, (num_tokens + 1) * num_selected, num_selected)
+    for first, last in cut_blocks(starts, row_bytes=4 * by_key.shape[1]):
+        part = by_key.new_zeros((last - first) * num_selected, by_key.shape[1])  # a row of weight zero writes nothing
+        run(first, last, part, True)
+        keys = indices[first:last].flatten().long()
+        add_in_order(by_key, torch.where(keys < 0, by_key.shape[0], keys), part)
 
 
 def sparse_indexer_kl(
@@ -220,10 +256,11 @@ def sparse_indexer_kl(
     scale: float,
     counts: Tensor | None = None,
     row_weight: Tensor | None = None,
+    deterministic: bool = False,
 ) -> Tensor:
     """Divergence of the indexer from the attention over selected keys, differentiable in the indexer's three tensors.
 
-    See :class:`IndexerKL` for what a backward pass costs.
+    See :class:`~keyekit_kernels.dsa.divergence.IndexerKL` for what a backward pass costs.
 
     Args:
         index_query: ``[T, I, indexer_dim]`` contiguous, like all tensors here.
@@ -236,6 +273,7 @@ def sparse_indexer_kl(
         scale: Factor on the attention's dot products.
         counts: ``[T]`` int32 keys selected by each query; counted if left out.
         row_weight: ``[T]`` float32 factors on the divergences, zero for rows that do not count.
+        deterministic: Whether the gradient of the index key is the same bits in every run; see :func:`sparse_kl`.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats; zero for a query without keys.
@@ -244,123 +282,18 @@ def sparse_indexer_kl(
         ValueError: If a shape, a width or a dtype is none that the kernel takes.
     """
     check_divergence_inputs(index_query, index_key, gate, query, key, lse, row_weight)
-    if indices.dtype != torch.int32 or indices.dim() != 2 or indices.shape[0] != query.shape[0]:
-        raise ValueError(
-            f"indices is {list(indices.shape)} {indices.dtype}: give int32 rows of keys for {query.shape[0]} queries"
-        )
+    check_indices(indices, query.shape[0])
     if counts is None:
         counts = (indices >= 0).sum(dim=1, dtype=torch.int32)
-    constants = (query, key, lse, indices.contiguous(), counts)
+    indexer, constants = (index_query, index_key, gate), (query, key, lse, indices.contiguous(), counts)
     return IndexerKL.apply(
-        _launch_sparse, (scale,), torch.is_grad_enabled(), index_query, index_key, gate, row_weight, *constants
+        launch_sparse, (scale, deterministic), torch.is_grad_enabled(), *indexer, row_weight, *constants
     )
-
-
-class IndexerKL(torch.autograd.Function):
-    """Divergences ``[T]`` whose gradients are computed beside them.
-
-    The forward pass takes the gradients of the *sum*. Where the backward pass receives one factor for all rows, as it does
-    after ``sum()`` and ``mean()``, it multiplies by that. Otherwise the rows' shares of the key's gradient cannot be told
-    apart any more: the kernel runs once more, with the factors as row weights. Both are exact, and which it is the device
-    finds out for itself: for one factor the second run gets weights of zero, at which its programs end at once. So nothing
-    waits for the device; after ``sum()`` the strides tell, and there is no second launch at all. To weigh rows or leave
-    them out without a second run, pass ``row_weight`` and take the sum.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        launch: Callable,
-        settings: tuple,
-        grad_enabled: bool,
-        index_query: Tensor,
-        index_key: Tensor,
-        gate: Tensor,
-        row_weight: Tensor | None,
-        *constants: Tensor,
-    ) -> Tensor:
-        """Divergences, and their gradients if somebody may ask for them."""
-        ctx.launch, ctx.settings = launch, settings
-        indexer = (index_query, index_key, gate)
-        loss, gradients = launch(indexer, constants, settings, row_weight, grad_enabled and any(ctx.needs_input_grad))
-        if gradients is not None:
-            ctx.save_for_backward(*indexer, row_weight, *gradients, *constants)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients of the forward pass, and compute them anew for rows that weigh differently."""
-        saved = ctx.saved_tensors  # unpacked once, as checkpointing demands
-        indexer, row_weight, gradients, constants = saved[:3], saved[3], saved[4:7], saved[7:]
-        factor = grad_loss[:1].sum()  # that of the first row, or zero where there is no row
-        if grad_loss.numel() <= 1 or grad_loss.stride(0) == 0:
-            summed = [gradient.float() * factor for gradient in gradients]
-        else:
-            uniform = (grad_loss == factor).all()
-            weight = grad_loss if row_weight is None else grad_loss * row_weight
-            again = ctx.launch(indexer, constants, ctx.settings, weight.masked_fill(uniform, 0.0), True)[1]
-            factor = factor.masked_fill(~uniform, 0.0)
-            summed = [gradient.float() * factor + other for gradient, other in zip(gradients, again, strict=True)]
-        wanted = [gradient.to(tensor.dtype) for gradient, tensor in zip(summed, indexer, strict=True)]
-        return None, None, None, *wanted, None, *(None for _ in constants)
-
-
-def check_divergence_inputs(
-    index_query: Tensor,
-    index_key: Tensor,
-    gate: Tensor,
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor | None,
-    row_weight: Tensor | None,
-) -> None:
-    """Refuse what the kernels of the divergence cannot take.
-
-    Args:
-        index_query: ``[T, I, indexer_dim]``.
-        index_key: ``[S, indexer_dim]``.
-        gate: ``[T, I]``.
-        query: ``[T, H, K]``.
-        key: ``[S, G, K]``.
-        lse: ``[T, H]`` or None.
-        row_weight: ``[T]`` or None.
-
-    Raises:
-        ValueError: Naming the argument, what was given and what is allowed.
-    """
-    (num_tokens, index_heads, index_width), (_, num_heads, width) = index_query.shape, query.shape
-    num_keys, groups = key.shape[:2]
-    if num_heads % groups:
-        raise ValueError(f"query has {num_heads} heads, which do not divide into the {groups} groups of key")
-    shapes = {
-        "index_key": (index_key, (num_keys, index_width)),
-        "gate": (gate, (num_tokens, index_heads)),
-        "query": (query, (num_tokens, num_heads, width)),
-        "key": (key, (num_keys, groups, width)),
-        "lse": (lse, (num_tokens, num_heads)),
-        "row_weight": (row_weight, (num_tokens,)),
-    }
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} is {list(tensor.shape)}, but goes with the other tensors as {list(shape)}")
-    for name, size in (("index_query", index_width), ("query", width)):
-        if size not in (16, 32, 64, 128):
-            raise ValueError(f"{name} has heads of width {size}: the kernels take 16, 32, 64 and 128")
-    for name, tensor, partner in (("index_key", index_key, index_query), ("key", key, query)):
-        if tensor.dtype != partner.dtype or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(
-                f"{name} is {tensor.dtype} and its query {partner.dtype}: give both in one of float32, float16, bfloat16"
-            )
-    named = {"index_query": index_query} | {name: tensor for name, (tensor, _) in shapes.items()}
-    for name, tensor in named.items():
-        if tensor is not None and not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {tensor.stride()}: make it contiguous")
 
 
 def is_small(tensor: Tensor, width: int, index_width: int) -> bool:
     """Whether to launch with small tiles: in the interpreter, in float32, or for heads narrower than a tensor core's tile."""
-    return tensor.device.type == "cpu" or tensor.dtype == torch.float32 or min(width, index_width) < 64
+    return takes_small_tiles(tensor) or min(width, index_width) < 64
 
 
 def row_weights(row_weight: Tensor | None, like: Tensor) -> Tensor:
@@ -379,5 +312,8 @@ def _gradient_buffers(index_query: Tensor, index_key: Tensor, gate: Tensor) -> t
     return by_query, torch.zeros_like(index_key, dtype=torch.float32), by_gate
 
 
-def _launch_sparse(indexer, constants, settings, row_weight, need_gradients):
-    return sparse_kl(*indexer, *constants, *settings, need_gradients=need_gradients, row_weight=row_weight)
+def launch_sparse(indexer, constants, settings, row_weight, need_gradients):
+    """What ``IndexerKL`` launches over selected keys; the settings are the scale and whether sums keep their order."""
+    scale, deterministic = settings
+    options = {"scale": scale, "need_gradients": need_gradients, "row_weight": row_weight, "deterministic": deterministic}
+    return sparse_kl(*indexer, *constants, **options)

@@ -7,68 +7,27 @@ float32 memory: those of queries by the one program that owns them, those of key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.kl import (
-    EMPTY,
-    RAISE,
-    TINY,
-    IndexerKL,
-    check_divergence_inputs,
-    divergence_tile,
-    is_small,
-    row_weights,
-)
+from keyekit_kernels.dsa.attention_tiles import EMPTY
+from keyekit_kernels.dsa.dense_lse import attention_log_normaliser, tile_table
+from keyekit_kernels.dsa.divergence import IndexerKL, check_divergence_inputs
+from keyekit_kernels.dsa.kl import RAISE, TINY, divergence_tile, is_small, row_weights
 from keyekit_kernels.dsa.launch import Launch
+from keyekit_kernels.dsa.ordered_sum import add_in_order, cut_blocks
+from keyekit_kernels.dsa.packed_rows import to_device
 
-__all__ = ["attention_log_normaliser", "dense_indexer_kl", "dense_kl"]
+__all__ = ["attention_log_normaliser", "dense_indexer_kl", "dense_kl", "launch_dense"]
 
-_NORMALISER = Launch(block=64, warps=4, stages=3, queries=128)
 _DIVERGENCE = Launch(block=64, warps=8, stages=2, queries=64)
 _SMALL = Launch(block=16, warps=4, stages=1, queries=16)
 """For the interpreter, where borders are tested and not speed, and for float32, whose tiles fill shared memory."""
-
-
-@triton.jit
-def log_normaliser_kernel(
-    query,  # [T, HEADS, WIDTH]
-    key,  # [S, GROUPS, WIDTH]
-    tiles,  # [tiles, 4] int32: first query, queries, first key, keys that the first query sees
-    lse,  # [T, HEADS] float32
-    scale,
-    HEADS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program per tile of queries and head."""
-    tile, head = tiles + tl.program_id(0) * 4, tl.program_id(1)
-    row, column, channel = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, WIDTH)
-    size, visible = tl.load(tile + 1), tl.load(tile + 3)
-    # Wide numbers are scalars: a tile's own offsets fit into 32 bits and are constants to the compiler.
-    first, key_start = tl.load(tile).to(tl.int64) * HEADS + head, tl.load(tile + 2).to(tl.int64)
-    query += first * WIDTH
-    key += (key_start * GROUPS + head // (HEADS // GROUPS)) * WIDTH
-    real = row < size
-    q = tl.load(query + row[:, None] * (HEADS * WIDTH) + channel, mask=real[:, None], other=0.0)
-    peak, total = tl.full([QUERIES], EMPTY, tl.float32), tl.zeros([QUERIES], tl.float32)
-    bound = visible + size - 1
-    for start in range(0, bound, BLOCK):
-        place = column[:, None] * (GROUPS * WIDTH) + channel
-        k = tl.load(key + place, mask=(start + column < bound)[:, None], other=0.0)
-        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        logits = tl.where(start + column[None, :] < visible + row[:, None], logits, EMPTY)
-        higher = tl.maximum(peak, tl.max(logits, 1))
-        total = total * tl.exp(peak - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
-        peak = higher
-        key += BLOCK * GROUPS * WIDTH
-    tl.store(lse + first + row * HEADS, peak + tl.log(total), mask=real)
 
 
 @triton.jit
@@ -111,8 +70,9 @@ def dense_kl_kernel(
     row_weight,  # [T] float32
     loss,  # [T] float32
     grad_index_query,  # [T, INDEX_HEADS, INDEX_WIDTH] float32, zero before
-    grad_index_key,  # [S, INDEX_WIDTH] float32, zero before
+    grad_index_key,  # [S, INDEX_WIDTH] float32, zero before; with line_starts a row for each tile and key
     grad_gate,  # [T, INDEX_HEADS] float32, zero before
+    line_starts,  # [tiles] int64 or None
     scale,
     INDEX_HEADS: tl.constexpr,
     INDEX_WIDTH: tl.constexpr,
@@ -182,46 +142,13 @@ def dense_kl_kernel(
                 by_key += tl.dot(tl.trans(slope), gated, input_precision="ieee")
                 tl.atomic_add(grad_gate + row * INDEX_HEADS + head, by_gate, mask=real, sem="relaxed")
                 tl.atomic_add(grad_index_query + at, by_query, mask=real[:, None], sem="relaxed")
-            at_keys = grad_index_key + (key_start + start) * INDEX_WIDTH + at_key
-            tl.atomic_add(at_keys, by_key * restore, mask=inside[:, None], sem="relaxed")
+            if line_starts is not None:
+                line = tl.load(line_starts + tl.program_id(0)) + start
+                tl.store(grad_index_key + line * INDEX_WIDTH + at_key, by_key * restore, mask=inside[:, None])
+            else:
+                at_keys = grad_index_key + (key_start + start) * INDEX_WIDTH + at_key
+                tl.atomic_add(at_keys, by_key * restore, mask=inside[:, None], sem="relaxed")
     tl.store(loss + first + row, divergence * weight, mask=row < size)
-
-
-def attention_log_normaliser(
-    query: Tensor, key: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int], scale: float
-) -> Tensor:
-    """Log-sum-exp of dense causal attention, where no attention kernel has left it.
-
-    Args:
-        query: ``[T, H, K]`` contiguous.
-        key: ``[S, G, K]`` contiguous.
-        query_lengths: Queries of each sequence, its last positions; rows behind their sum are left out.
-        key_lengths: Keys of each sequence.
-        scale: Factor on the dot products.
-
-    Returns:
-        ``[T, H]`` float32 natural log-sum-exp, -1e30 in the rows left out.
-    """
-    num_heads, width = query.shape[1:]
-    launch = _SMALL if is_small(query, width, width) else _NORMALISER
-    lse = query.new_full(query.shape[:2], EMPTY.value, dtype=torch.float32)
-    tiles = _tiles(query_lengths, key_lengths, launch.queries, query.device)
-    if tiles.shape[0]:
-        log_normaliser_kernel[(tiles.shape[0], num_heads)](
-            query,
-            key,
-            tiles,
-            lse,
-            scale,
-            HEADS=num_heads,
-            GROUPS=key.shape[1],
-            WIDTH=width,
-            QUERIES=launch.queries,
-            BLOCK=launch.block,
-            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
-            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
-        )
-    return lse
 
 
 def dense_kl(
@@ -236,6 +163,7 @@ def dense_kl(
     scale: float,
     need_gradients: bool = True,
     row_weight: Tensor | None = None,
+    deterministic: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
     """Divergence of the indexer from dense causal attention, with the gradients of its sum.
 
@@ -251,10 +179,13 @@ def dense_kl(
         scale: Factor on the attention's dot products.
         need_gradients: Whether to compute gradients.
         row_weight: ``[T]`` factors on the divergences; a tile of weights zero costs nothing. All one if left out.
+        deterministic: Whether the gradient of the index key is added up in a fixed order, from partial rows
+            (:mod:`keyekit_kernels.dsa.ordered_sum`). Otherwise the order of its atomic additions differs from run to run. All
+            other sums belong to one program each, which adds in its own order.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats, and the float32 gradients of their sum by index query, index key and
-        gate, or None. They are added up by atomic operations; the order of those of the index key differs from run to run.
+        gate, or None.
     """
     num_tokens, index_heads, index_width = index_query.shape
     num_heads, width = query.shape[1:]
@@ -265,19 +196,24 @@ def dense_kl(
         by_query, by_key, by_gate = (torch.zeros_like(x, dtype=torch.float32) for x in (index_query, index_key, gate))
         gradients = by_query, by_key, by_gate
     launch = _SMALL if is_small(index_query, width, index_width) else _DIVERGENCE
-    tiles = _tiles(query_lengths, key_lengths, launch.queries, query.device)
-    if tiles.shape[0]:
-        dense_kl_kernel[(tiles.shape[0],)](
+    tiles, table = tile_table(query_lengths, key_lengths, launch.queries, query.device)
+    weights = row_weights(row_weight, index_query)
+
+    def run(table: Tensor, by_key: Tensor, line_starts: Tensor | None) -> None:
+        dense_kl_kernel[(table.shape[0],)](
             index_query,
             index_key,
             gate,
             query,
             key,
             lse,
-            tiles,
-            row_weights(row_weight, index_query),
+            table,
+            weights,
             loss,
-            *gradients,
+            gradients[0],
+            by_key,
+            gradients[2],
+            line_starts,
             scale,
             INDEX_HEADS=index_heads,
             INDEX_WIDTH=index_width,
@@ -291,7 +227,28 @@ def dense_kl(
             num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
             num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
+
+    if tiles and deterministic and need_gradients:
+        _run_in_order(run, tiles, table, gradients[1])
+    elif tiles:
+        run(table, gradients[1], None)
     return loss, gradients if need_gradients else None
+
+
+def _run_in_order(
+    run: Callable[[Tensor, Tensor, Tensor], None], tiles: list[tuple[int, ...]], table: Tensor, by_key: Tensor
+) -> None:
+    """Launch for chunks of tiles, whose keys get a row each, and add the rows up."""
+    bounds = [visible + size - 1 for _, size, _, visible in tiles]  # keys that a tile walks over
+    starts = [0, *accumulate(bounds)]
+    lines = to_device(starts, torch.int64, by_key.device)
+    for first, last in cut_blocks(starts, row_bytes=4 * by_key.shape[1]):
+        count, own = starts[last] - starts[first], slice(first, last)
+        part = by_key.new_zeros(count, by_key.shape[1])  # a tile of weights zero writes nothing
+        begins = lines[own] - starts[first]
+        run(table[own], part, begins)
+        origins = (table[own, 2] - begins).repeat_interleave(lines[first : last + 1].diff(), output_size=count)
+        add_in_order(by_key, origins + torch.arange(count, device=by_key.device), part)
 
 
 def dense_indexer_kl(
@@ -305,10 +262,11 @@ def dense_indexer_kl(
     scale: float,
     lse: Tensor | None = None,
     row_weight: Tensor | None = None,
+    deterministic: bool = False,
 ) -> Tensor:
     """Divergence of the indexer from dense causal attention, differentiable in the indexer's three tensors.
 
-    See :class:`~keyekit_kernels.dsa.kl.IndexerKL` for what a backward pass costs.
+    See :class:`~keyekit_kernels.dsa.divergence.IndexerKL` for what a backward pass costs.
 
     Args:
         index_query: ``[T, I, indexer_dim]`` contiguous, like all tensors here.
@@ -321,6 +279,7 @@ def dense_indexer_kl(
         scale: Factor on the attention's dot products.
         lse: ``[T, H]`` float32 natural log-sum-exp of the attention, a constant; computed if left out.
         row_weight: ``[T]`` float32 factors on the divergences, zero for rows that do not count.
+        deterministic: Whether the gradient of the index key is the same bits in every run; see :func:`dense_kl`.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats.
@@ -334,29 +293,13 @@ def dense_indexer_kl(
             raise ValueError(f"{name} sum to {sum(lengths)}, but there are {tensor.shape[0]} rows")
     if lse is None:
         lse = attention_log_normaliser(query.detach(), key.detach(), query_lengths, key_lengths, scale)
-    settings = (tuple(query_lengths), tuple(key_lengths), scale)
-    constants = (query, key, lse)
-    return IndexerKL.apply(
-        _launch_dense, settings, torch.is_grad_enabled(), index_query, index_key, gate, row_weight, *constants
-    )
+    settings = (tuple(query_lengths), tuple(key_lengths), scale, deterministic)
+    indexer, constants = (index_query, index_key, gate), (query, key, lse)
+    return IndexerKL.apply(launch_dense, settings, torch.is_grad_enabled(), *indexer, row_weight, *constants)
 
 
-def _tiles(query_lengths: Sequence[int], key_lengths: Sequence[int], size: int, device: torch.device) -> Tensor:
-    """``[tiles, 4]`` int32: first query, queries, first key and keys that the first query sees, the longest work first."""
-    tiles, first, key_start = [], 0, 0
-    for queries, keys in zip(query_lengths, key_lengths, strict=True):
-        if queries > keys:
-            raise ValueError(
-                f"a sequence has {queries} queries and {keys} keys: queries are the last positions of their sequence"
-            )
-        for start in range(0, queries, size):
-            tiles.append((first + start, min(size, queries - start), key_start, keys - queries + start + 1))
-        first, key_start = first + queries, key_start + keys
-    tiles.sort(key=lambda tile: -tile[3])
-    table = torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
-    # From pinned memory the copy is queued; the host does not wait for the device.
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
-
-
-def _launch_dense(indexer, constants, settings, row_weight, need_gradients):
-    return dense_kl(*indexer, *constants, *settings, need_gradients=need_gradients, row_weight=row_weight)
+def launch_dense(indexer, constants, settings, row_weight, need_gradients):
+    """What ``IndexerKL`` launches over all keys; the settings are both lengths, the scale, whether sums keep their order."""
+    *lengths, scale, deterministic = settings
+    options = {"scale": scale, "need_gradients": need_gradients, "row_weight": row_weight, "deterministic": deterministic}
+    return dense_kl(*indexer, *constants, *lengths, **options)

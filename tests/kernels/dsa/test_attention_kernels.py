@@ -86,7 +86,7 @@ def test_partial_rows_in_chunks_give_the_same_bits(monkeypatch) -> None:
     union = build_union(indices, query_lengths, key_lengths, 2)
     ours = union_forward(query, key, value, union, 0.25)
     whole = union_backward(grad, query, key, value, *ours, union, 0.25, deterministic=True)
-    monkeypatch.setattr("keyekit_kernels.dsa.attention_backward._PARTIAL_BYTES", 8 * 2 * 16 * 5)
+    monkeypatch.setattr("keyekit_kernels.dsa.ordered_sum.PARTIAL_BYTES", 8 * 2 * 16 * 5)
     chunked = union_backward(grad, query, key, value, *ours, union, 0.25, deterministic=True)
     for one, other in zip(whole, chunked, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

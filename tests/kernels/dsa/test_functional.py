@@ -1,8 +1,5 @@
 """The packed door: sequences never mix, selection is causal, implementations are chosen by name."""
 
-import logging
-
-import pytest
 import torch
 
 from keyekit_kernels import dsa
@@ -51,15 +48,6 @@ def test_indexer_kl_trains_the_indexer_alone() -> None:
     assert gate.grad.abs().sum() > 0
     target = reference.attention_target(query, key, indices, 0.25)
     torch.testing.assert_close(target.sum(1), torch.ones(6))
-
-
-def test_unknown_implementation_is_refused_and_auto_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="choose 'auto' or one of"):
-        dsa.resolve_implementation("fast", "cpu")
-    dsa.resolve_implementation.cache_clear()
-    with caplog.at_level(logging.INFO):
-        assert dsa.resolve_implementation("auto", "cpu") == "torch"
-    assert "'torch' implementation" in caplog.text
 
 
 def test_autocast_does_not_round_the_selection() -> None:

@@ -126,12 +126,14 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each launch of the kernel was for."""
     found: list[str] = []
 
+    launch = kl.launch_sparse
+
     def counted(indexer, constants, settings, row_weight, need_gradients):
         idle = row_weight is not None and not row_weight.any()
         found.append("idle" if idle else "gradients" if need_gradients else "loss")
-        return sparse_kl(*indexer, *constants, *settings, need_gradients, row_weight)
+        return launch(indexer, constants, settings, row_weight, need_gradients)
 
-    monkeypatch.setattr(kl, "_launch_sparse", counted)
+    monkeypatch.setattr(kl, "launch_sparse", counted)
     return found
 
 
@@ -175,6 +177,49 @@ def test_row_weights_spare_the_second_run_and_leave_rows_out(launches: list[str]
     for name, tensor, theirs in zip(NAMES, indexer, gradients, strict=True):
         assert_near(tensor.grad[: len(theirs)], theirs, 1e-4, f"gradient of {name}")
     assert launches == ["gradients"]
+
+
+@pytest.mark.parametrize("budget", [2**29, 4 * 16 * 40, 1])
+def test_sums_in_order_are_the_same_bits_however_they_are_cut(budget: int, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.ordered_sum.PARTIAL_BYTES", budget)
+    indexer, attention, indices, scale = problem("two heads a group", torch.float32)
+    weight = torch.tensor([0.5, 1.0, -2.0, 0.0, 1.0], device=DEVICE)
+    loss, gradients, lse = expected(indexer, attention, indices, scale, weight)
+    counts = (indices >= 0).sum(1, dtype=torch.int32)
+    arguments = (*indexer, *attention, lse, indices, counts, scale, True, weight)
+    ours, back = sparse_kl(*arguments, deterministic=True)
+    assert_near(ours, loss, 1e-5, "loss")
+    for name, mine, theirs in zip(NAMES, back, gradients, strict=True):
+        assert_near(mine, theirs, 1e-4, f"gradient of {name}")
+    again, gradients_again = sparse_kl(*arguments, deterministic=True)
+    assert torch.equal(ours, again)
+    assert all(torch.equal(one, other) for one, other in zip(back, gradients_again, strict=True))
+
+
+def test_sums_in_order_reach_the_door_and_take_rows_without_keys(monkeypatch) -> None:
+    indexer, attention, lse, indices, scale = door()
+    losses = sparse_indexer_kl(*indexer, *attention, lse, indices, scale, deterministic=True)
+    weight = torch.linspace(-1, 2, len(losses), device=DEVICE)
+    (losses * weight).sum().backward()
+    _, gradients, _ = expected(indexer, attention, indices, scale, weight)
+    for name, tensor, theirs in zip(NAMES, indexer, gradients, strict=True):
+        assert_near(tensor.grad, theirs, 1e-4, f"gradient of {name}")
+    none = sparse_indexer_kl(*indexer, *attention, lse, indices[:, :0], scale, deterministic=True)
+    assert torch.equal(none, torch.zeros_like(none))
+
+
+@pytest.mark.gpu
+def test_on_the_device_sums_in_order_are_the_same_bits_in_every_run() -> None:
+    shapes = (512, 16, 64), (512, 64), (512, 16)
+    indexer = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes]
+    attention = [torch.randn(512, heads, 128, device=DEVICE, dtype=torch.bfloat16) for heads in (32, 4)]
+    indices = reference.select_topk(torch.randn(512, 512), torch.arange(1, 513), 64).to(DEVICE)
+    _, _, lse = expected(indexer, attention, indices, 0.1)
+    counts = (indices >= 0).sum(1, dtype=torch.int32)
+    runs = [sparse_kl(*indexer, *attention, lse, indices, counts, 0.1, deterministic=True) for _ in range(10)]
+    for loss, gradients in runs[1:]:
+        for one, other in zip((loss, *gradients), (runs[0][0], *runs[0][1]), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_nothing_is_differentiated_where_nobody_asks(launches: list[str]) -> None:
@@ -232,14 +277,22 @@ def test_half_precision_gradients_survive_until_the_loss_scale() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gate": lambda x: x[:, :1]}, r"gate is \[5, 1\], but goes with the other tensors as \[5, 4\]"),
-        ({"index_key": lambda x: x[:3]}, r"index_key is \[3, 16\].*\[24, 16\]"),
+        ({"gate": lambda x: x[:, :1]}, r"gate is \[5, 1\]: \[5, 4\] is needed"),
+        ({"index_key": lambda x: x[:3]}, "index_key has 3 rows, but key has 24"),
+        ({"lse": lambda x: x[:, :3]}, r"lse is \[5, 3\]: \[5, 4\] is needed"),
         ({"query": lambda x: x[:, :3].contiguous()}, "3 heads, which do not divide into the 2 groups"),
         ({"query": lambda x: x[..., :8], "key": lambda x: x[..., :8]}, "query has heads of width 8"),
         ({"key": lambda x: x.double()}, r"key is torch.float64"),
-        ({"index_key": lambda x: x.half()}, "index_key is torch.float16 and its query torch.float32"),
+        (
+            {"index_key": lambda x: x.half()},
+            "index_query is torch.float32, index_key is torch.float16: give all in one",
+        ),
+        (
+            {"index_query": lambda x: x.double(), "index_key": lambda x: x.double()},
+            "index_query is torch.float64, the kernels take float32",
+        ),
         ({"query": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)}, "query has strides"),
-        ({"indices": lambda x: x.long()}, "indices is .* torch.int64: give int32"),
+        ({"indices": lambda x: x.long()}, r"indices is .* torch.int64: give \[5, N\] int32"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -146,6 +146,45 @@ def test_row_weights_leave_rows_out_whatever_lies_there() -> None:
         assert_near(tensor.grad, theirs, 1e-4, f"gradient of {name}")
 
 
+@pytest.mark.parametrize("budget", [2**29, 4 * 16 * 40, 1])
+def test_sums_in_order_are_the_same_bits_however_they_are_cut(budget: int, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.ordered_sum.PARTIAL_BYTES", budget)
+    indexer, attention, *lengths, scale = problem("more keys than queries", torch.float32)
+    tokens = indexer[0].shape[0]
+    weight = (torch.arange(tokens, device=DEVICE) != 4).float() / tokens
+    loss, gradients, lse = expected(indexer, attention, *lengths, scale, weight)
+    ours, back = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight, deterministic=True)
+    assert_near(ours, loss, 1e-5, "loss")
+    for name, mine, theirs in zip(NAMES, back, gradients, strict=True):
+        assert_near(mine, theirs, 1e-4, f"gradient of {name}")
+    again, gradients_again = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight, deterministic=True)
+    assert torch.equal(ours, again)
+    assert all(torch.equal(one, other) for one, other in zip(back, gradients_again, strict=True))
+
+
+def test_sums_in_order_reach_the_door() -> None:
+    indexer, attention, *lengths, scale = problem("padding", torch.float32)
+    weight = torch.linspace(-1, 1, 10, device=DEVICE)
+    _, gradients, _ = expected(indexer, attention, *lengths, scale, weight)
+    inputs = [tensor.requires_grad_() for tensor in indexer]
+    (dense_indexer_kl(*inputs, *attention, *lengths, scale, deterministic=True) * weight).sum().backward()
+    for name, tensor, theirs in zip(NAMES, inputs, gradients, strict=True):
+        assert_near(tensor.grad, theirs, 1e-4, f"gradient of {name}")
+
+
+@pytest.mark.gpu
+def test_on_the_device_sums_in_order_are_the_same_bits_in_every_run() -> None:
+    lengths = (700, 1, 300)
+    shapes = (1001, 16, 64), (1001, 64), (1001, 16)
+    indexer = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes]
+    attention = [torch.randn(1001, heads, 128, device=DEVICE, dtype=torch.bfloat16) for heads in (32, 4)]
+    lse = attention_log_normaliser(*attention, lengths, lengths, 0.1)
+    runs = [dense_kl(*indexer, *attention, lse, lengths, lengths, 0.1, deterministic=True) for _ in range(10)]
+    for loss, gradients in runs[1:]:
+        for one, other in zip((loss, *gradients), (runs[0][0], *runs[0][1]), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_half_precision_gradients_survive_until_the_loss_scale() -> None:
     indexer, attention, *lengths, scale = problem("ragged", torch.float16)
     weight = torch.full((indexer[0].shape[0],), 1e-7, device=DEVICE)
