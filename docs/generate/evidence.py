@@ -12,11 +12,12 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import selection_curve
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,12 +49,14 @@ class Experiment:
         page: Page of docs/evidence/ without its ending.
         command: Words after ``keyekit``.
         alone: Whether its time is a claim, so that it gets both cores; others share them, one thread each.
+        after: The experiment from whose export it starts; it runs when that one is finished.
     """
 
     name: str
     page: str
     command: list[str]
     alone: bool = False
+    after: str | None = None
 
     @property
     def run(self) -> Path:
@@ -70,6 +73,12 @@ def _tiny(task: str, *options: str) -> Experiment:
     return Experiment(name=f"tiny-{task}", page="tiny", command=["fit", f"recipes/tiny/{task}.yaml", *options])
 
 
+def _dsa(name: str, recipe: str, after: str | None = None, *options: str) -> Experiment:
+    start = f"{WARM_START}/export" if after is None else f"{RUNS}/{after}/1/export"
+    command = ["fit", f"recipes/tiny/{recipe}.yaml", f"--model.init_from={start}", *options]
+    return Experiment(name=name, page="dsa", command=command, after=after)
+
+
 EXPERIMENTS = (
     _quickstart("quickstart", alone=True),
     _quickstart("quickstart-again", alone=True),
@@ -81,6 +90,10 @@ EXPERIMENTS = (
     _tiny("digits", f"--model.init_from={WARM_START}/export"),
     _tiny("arithmetic"),
     _quickstart("quickstart-moe-bias", *MIXTURE_OF_EXPERTS, "--model.network.decoder.feed_forward.router=SigmoidBias"),
+    _dsa("dsa-dense", "dsa_dense"),
+    _dsa("dsa-warmup", "dsa_warmup", "dsa-dense"),
+    _dsa("dsa-sparse", "dsa_sparse", "dsa-warmup"),
+    _dsa("dsa-unwarmed", "dsa_sparse", "dsa-dense"),
 )
 
 
@@ -90,12 +103,16 @@ def perform(experiment: Experiment) -> dict[str, Any]:
         _run(experiment)
     summary = json.loads((experiment.run / "summary.json").read_text())
     print(f"{experiment.name}: mean {summary['metrics'].get('mean/accuracy')}", flush=True)
-    return {"command": "keyekit " + " ".join(experiment.command), "seed": _seed(experiment.run), "summary": summary}
+    result = {"command": "keyekit " + " ".join(experiment.command), "seed": _seed(experiment.run), "summary": summary}
+    return result | ({"curves": selection_curve.read(experiment.run)} if experiment.page == "dsa" else {})
 
 
 def _is_finished(run: Path) -> bool:
     summary = run / "summary.json"
-    return summary.exists() and {"fit_seconds", "test_seconds"} <= json.loads(summary.read_text()).keys()
+    if not summary.exists():
+        return False
+    tests = yaml.safe_load((run / "config.yaml").read_text())["run"]["test"]
+    return {"fit_seconds", *(("test_seconds",) if tests else ())} <= json.loads(summary.read_text()).keys()
 
 
 def _seed(run: Path) -> int:
@@ -142,6 +159,9 @@ def write_pages(results: dict[str, Any]) -> None:
         for name, result in chosen.items():
             lines += _section(name, result)
         (FOLDER / f"{page}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    selection_curve.write_page(
+        FOLDER, {e.name: results[e.name] for e in EXPERIMENTS if e.page == "dsa" and e.name in results}
+    )
 
 
 def _section(name: str, result: dict[str, Any]) -> list[str]:
@@ -205,8 +225,19 @@ def main() -> None:
     for experiment in wanted:
         if experiment.alone:
             keep(experiment)
+    begun: dict[str, Future[None]] = {}
+
+    def follow(experiment: Experiment) -> None:
+        if experiment.after in begun:  # begun before this one, so that nobody waits for a thread
+            begun[experiment.after].result()
+        keep(experiment)
+
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(keep, (experiment for experiment in wanted if not experiment.alone)))
+        for experiment in wanted:
+            if not experiment.alone:
+                begun[experiment.name] = pool.submit(follow, experiment)
+    for future in begun.values():
+        future.result()
     write_pages(results)
 
 

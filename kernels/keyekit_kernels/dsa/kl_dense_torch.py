@@ -98,8 +98,7 @@ def _divergence(
     by_query, by_key, by_gate = (torch.zeros_like(tensor) for tensor in (index_query, index_key, gate))
     for rows, columns in _chunks(query_lengths, key_lengths, max(index_query.shape[1], query.shape[1])):
         target, hidden = _teacher(query[rows], key[columns], scale)
-        products = torch.einsum("tid,sd->tis", index_query[rows], index_key[columns])
-        positive = products.relu()
+        positive = torch.einsum("tid,sd->tis", index_query[rows], index_key[columns]).relu_()
         scores = torch.einsum("tis,ti->ts", positive, gate[rows]).masked_fill(hidden, -1e30)
         log_student = scores.log_softmax(dim=-1)
         loss[rows] = (torch.xlogy(target, target) - target * log_student.masked_fill(hidden, 0.0)).sum(dim=-1)
@@ -109,7 +108,7 @@ def _divergence(
         if row_weight is not None:
             difference = difference * row_weight[rows, None]
         by_gate[rows] = torch.einsum("ts,tis->ti", difference, positive) * index_query.shape[-1] ** -0.5
-        slope = (products > 0) * difference[:, None] * gate[rows, :, None]
+        slope = positive.sign_().mul_(difference[:, None]).mul_(gate[rows, :, None])  # in place: the largest tensor here
         by_query[rows] = torch.einsum("tis,sd->tid", slope, index_key[columns])
         by_key[columns] += torch.einsum("tis,tid->sd", slope, index_query[rows])
     return loss, (by_query, by_key, by_gate) if need_gradients else None
