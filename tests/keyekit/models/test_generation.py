@@ -36,7 +36,7 @@ def continue_without_cache(model, batch: Batch, steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize("feed_forward", ["swiglu", "sigmoid"])
-@pytest.mark.parametrize("attention", ["dense", "dsa"])
+@pytest.mark.parametrize("attention", builders.ATTENTIONS)
 @torch.no_grad()
 def test_cached_equals_uncached(attention: str, feed_forward: str) -> None:
     model = builders.network(attention, feed_forward).double().eval()
@@ -99,7 +99,7 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_batch() -> None:
         )
 
 
-@pytest.mark.parametrize("attention", ["dense", "dsa"])
+@pytest.mark.parametrize("attention", builders.ATTENTIONS)
 @torch.no_grad()
 def test_log_probabilities_equal_those_of_a_full_pass_over_prompt_and_answer(attention: str) -> None:
     model, part = talkative(attention), builders.sample(13, [(4, 4)], 3)

@@ -9,8 +9,11 @@ import torch
 from keyekit.batch import IGNORED_LABEL, Batch, SampleInfo, Segments, VisionBatch
 from keyekit.models.decoder import Decoder
 from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.nn.attention.block_topk import BlockTopK
 from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.attention.nsa import NSA
+from keyekit.nn.attention.sliding_window import SlidingWindow
 from keyekit.nn.moe.dense import SwiGLU
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.nn.moe.routers import SigmoidBias
@@ -20,7 +23,15 @@ from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.objectives.cross_entropy import CrossEntropy
 from keyekit.testing.tiny import tiny_vision_language_model
 
-ATTENTIONS = {"dense": Dense, "dsa": partial(DSA, topk=5, num_indexer_heads=2, indexer_head_dim=16)}
+ATTENTIONS = {
+    "dense": Dense,
+    "dsa": partial(DSA, topk=5, num_indexer_heads=2, indexer_head_dim=16),
+    "sliding_window": partial(SlidingWindow, window=5, sinks=2, sink_logits=True),
+    "block_topk": partial(BlockTopK, block_size=2, topk_blocks=3),
+    "nsa": partial(
+        NSA, compress_block=4, compress_stride=2, select_block=4, topk_blocks=3, window=4, compressor_dim=16
+    ),
+}
 FEED_FORWARDS = {
     "swiglu": SwiGLU,
     "softmax": partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=24),
@@ -146,8 +157,9 @@ def test_placeholders_and_features_must_agree() -> None:
         network()(replace(batch, vision_index=batch.vision_index[:3]))
 
 
-def test_replaying_the_selections_reproduces_the_output() -> None:
-    model = network("dsa", "softmax").eval()
+@pytest.mark.parametrize("attention", ["dsa", "block_topk", "nsa"])
+def test_replaying_the_selections_reproduces_the_output(attention: str) -> None:
+    model = network(attention, "softmax").eval()
     batch = sample(17, [(4, 4)], 0)
     first = model(batch)
     assert len(first.selections) == 2
