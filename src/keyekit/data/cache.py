@@ -2,70 +2,68 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from keyekit.data.errors import BadData
+from keyekit.data.frames_file import (
+    MediaShape,
+    drop_pixels,
+    has_pixels,
+    read_frames,
+    read_shape,
+    shape_of,
+    write_frames,
+)
 from keyekit.data.media import Frames
 from keyekit.data.processes import run_in_processes
 from keyekit.data.reader import MediaReader
 from keyekit.data.sample import ContentItem
 
-__all__ = ["MediaCache", "MediaShape"]
+__all__ = ["MediaCache"]
+
+_log = logging.getLogger(__name__)
 
 _WORTH_PROCESSES = 64
 """Fewest media for which processes are started."""
 
+_KEPT = 0.8
+"""Share of the limit that is left when room is made, so that not every file makes room again."""
 
-class MediaShape(NamedTuple):
-    """What decides how many tokens a medium becomes.
-
-    Args:
-        frames: Number of frames; 1 for an image.
-        height: Height of a frame in pixels.
-        width: Width of a frame in pixels.
-        timestamps: Seconds of the frames; empty for an image.
-        fps: Frames per second that the frames amount to.
-        fast: For each frame whether it is a small one; empty if none is.
-        fast_height: Height of a small frame; 0 if there is none.
-        fast_width: Width of a small frame.
-    """
-
-    frames: int
-    height: int
-    width: int
-    timestamps: tuple[float, ...]
-    fps: float
-    fast: tuple[bool, ...] = ()
-    fast_height: int = 0
-    fast_width: int = 0
-
-    @property
-    def runs(self) -> tuple[tuple[int, int, int], ...]:
-        """``(frames, height, width)`` of each run of frames of one size, in order."""
-        if not self.fast:
-            return ((self.frames, self.height, self.width),)
-        sizes = {False: (self.height, self.width), True: (self.fast_height, self.fast_width)}
-        return tuple((len(list(run)), *sizes[is_fast]) for is_fast, run in groupby(self.fast))
+_HEADS_ONLY = 4096
+"""Files up to this size hold sizes and times, or little more: dropping their pixels gains nothing."""
 
 
 class MediaCache:
     """One file per medium in a folder; safe for several processes, since files appear by renaming.
 
+    With a limit, the media that were not used for longest lose their pixels, but keep sizes and times: a sample's length is
+    known without decoding it again. A folder in shared memory (``/dev/shm``) makes the cache a hand-over between processes.
+
     Args:
         folder: Where decoded media are kept.
         reader: How media are read.
+        max_bytes: Most that the folder may hold; ``None`` for no limit. It may be exceeded by a tenth for a moment.
+        seconds: Longest time that a process may take for one medium in :meth:`prepare`.
     """
 
-    def __init__(self, folder: Path | str, reader: MediaReader) -> None:
+    def __init__(
+        self, folder: Path | str, reader: MediaReader, max_bytes: int | None = None, seconds: float = 600.0
+    ) -> None:
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: a cache needs some room; None sets no limit")
         self.folder = Path(folder)
         self.reader = reader
+        self.max_bytes = max_bytes
+        self.seconds = seconds
+        self._unchecked = 0  # bytes that this process stored since it last looked at the whole folder
+        self._checked = False
+        self._is_full = False
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, item: ContentItem, key: str | None = None) -> Frames:
@@ -74,14 +72,17 @@ class MediaCache:
         Raises:
             BadData: If it cannot be read.
         """
-        raw = np.fromfile(self._stored(item, key or self.reader.key(item)), dtype=np.uint8)
-        shape, start = _read_head(raw)
-        runs = []
-        for frames, height, width in shape.runs:
-            stop = start + frames * height * width * 3
-            runs.append(raw[start:stop].reshape(frames, height, width, 3))
-            start = stop
-        return Frames(runs=tuple(runs), timestamps=shape.timestamps, fps=shape.fps, fast=shape.fast)
+        key = key or self.reader.key(item)
+        path = self._path(key)
+        try:
+            frames = read_frames(path)
+        except (FileNotFoundError, ValueError):
+            frames = None
+        if frames is None:
+            return self._decode_and_store(item, key)
+        if self.max_bytes is not None:
+            os.utime(path)  # last used now
+        return frames
 
     def describe(self, item: ContentItem, key: str) -> MediaShape:
         """Size and times of a medium without its pixels, decoding it first if it is not there.
@@ -89,9 +90,10 @@ class MediaCache:
         Raises:
             BadData: If it cannot be read.
         """
-        path = self._stored(item, key)
-        numbers = int(np.fromfile(path, dtype=np.float64, count=1)[0])
-        return _read_head(np.fromfile(path, dtype=np.uint8, count=8 * (1 + numbers)))[0]
+        try:
+            return read_shape(self._path(key))
+        except (FileNotFoundError, ValueError):
+            return shape_of(self._decode_and_store(item, key))
 
     def prepare(
         self, items: Sequence[ContentItem], workers: int = 2, progress: Callable[[int, int], None] | None = None
@@ -107,7 +109,7 @@ class MediaCache:
             For each medium that cannot be read, by key, why.
         """
         keyed = {self.reader.key(item): item for item in items}
-        wanted = {key: item for key, item in keyed.items() if not self._is_stored(key)}
+        wanted = {key: item for key, item in keyed.items() if not self._is_described(key)}
         failures: dict[str, BadData] = {}
         for done, (key, error) in enumerate(self._decode(wanted, workers), 1):
             if error is not None:
@@ -116,88 +118,118 @@ class MediaCache:
                 progress(done, len(wanted))
         return failures
 
-    def _decode(self, wanted: dict[str, ContentItem], workers: int) -> Iterator[tuple[str, BadData | None]]:
-        decode = partial(_decode_one, self)
-        if workers <= 1 or len(wanted) < _WORTH_PROCESSES:
-            yield from ((key, decode((key, item))) for key, item in wanted.items())
-            return
-        for key, error, died in run_in_processes(decode, {key: (key, item) for key, item in wanted.items()}, workers):
-            if died:
-                (self.folder / f"{key}.deadly").touch()  # so that no other process tries again
-            yield key, _deadly(wanted[key]) if died else error
-
-    def _is_stored(self, key: str) -> bool:
+    def ensure(self, item: ContentItem) -> BadData | None:
+        """Have a medium stored with its pixels; returns what is wrong with it instead of raising it."""
         try:
-            return (self.folder / f"{key}.frames").stat().st_size > 0
-        except FileNotFoundError:
-            return False
+            key = self.reader.key(item)
+            if not has_pixels(self._path(key)):
+                self._decode_and_store(item, key)
+        except BadData as error:
+            return error
+        return None
 
-    def _stored(self, item: ContentItem, key: str) -> Path:
-        """The stored file of a medium, decoding it first if it is not there."""
-        path = self.folder / f"{key}.frames"
-        if not self._is_stored(key):
-            if path.with_suffix(".deadly").exists():
-                raise _deadly(item)
-            self._store(path, self.reader.read(item))
-        return path
+    def give_up(self, item: ContentItem, died: str) -> BadData:
+        """Remember that a medium ends the process that decodes it, so that no other process tries again."""
+        how = "kills the process that decodes it, by a crash or for want of memory"
+        if died == "timeout":
+            how = f"is not decoded within {self.seconds:g} s"
+        self._deadly(self.reader.key(item)).write_text(how, encoding="utf-8")
+        return BadData("broken_media" if died == "crash" else "slow_media", f"{item.path} {how}")
+
+    def _decode(self, wanted: dict[str, ContentItem], workers: int) -> Iterator[tuple[str, BadData | None]]:
+        if workers <= 1 or len(wanted) < _WORTH_PROCESSES:
+            yield from ((key, self.ensure(item)) for key, item in wanted.items())
+            return
+        for key, error, died in run_in_processes(partial(_ensure, self), wanted, workers, self.seconds):
+            yield key, self.give_up(wanted[key], died) if died else error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.frames"
+
+    def _deadly(self, key: str) -> Path:
+        return self.folder / f"{key}.deadly"
+
+    def _is_described(self, key: str) -> bool:
+        try:
+            read_shape(self._path(key))
+        except (FileNotFoundError, ValueError):
+            return False
+        return True
+
+    def _decode_and_store(self, item: ContentItem, key: str) -> Frames:
+        deadly = self._deadly(key)
+        if deadly.exists():
+            how = deadly.read_text(encoding="utf-8")
+            raise BadData("slow_media" if "within" in how else "broken_media", f"{item.path} {how}")
+        frames = self.reader.read(item)
+        self._store(self._path(key), frames)
+        return frames
 
     def _store(self, path: Path, frames: Frames) -> None:
-        partial_path = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            with partial_path.open("wb") as file:
-                head = _head(frames)
-                np.array([len(head), *head], dtype=np.float64).tofile(file)
-                for run in frames.runs:
-                    np.ascontiguousarray(run).tofile(file)
-            partial_path.replace(path)
-        finally:
-            partial_path.unlink(missing_ok=True)
+            stored = write_frames(path, frames)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._warn_that_full(error)
+            return
+        self._unchecked += stored
+        if self.max_bytes is not None and (not self._checked or self._unchecked > self.max_bytes / 10):
+            self._make_room(self.max_bytes)
+
+    def _warn_that_full(self, error: OSError) -> None:
+        if not self._is_full:
+            self._is_full = True
+            _log.warning(
+                "no room is left in the cache %s (%s): media are decoded each time they are needed; make room, give another "
+                "folder, or set max_bytes so that the least used go",
+                self.folder,
+                error.strerror,
+            )
+
+    def _make_room(self, max_bytes: int) -> None:
+        """Drop the pixels of what was used longest ago, unless another process is at it."""
+        self._unchecked, self._checked = 0, True
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            files = _files(self.folder)
+            total = sum(size for _, size, _ in files)
+            if total <= max_bytes:
+                return
+            for _, size, path in files:
+                if total <= _KEPT * max_bytes:
+                    return
+                if size > _HEADS_ONLY:
+                    total -= size - _drop(path)
 
 
-def _head(frames: Frames) -> list[float]:
-    """Numbers before the pixels of a stored file: rate, frames, two sizes, seconds of every frame, which ones are fast."""
-    firsts = np.cumsum([0, *(len(run) for run in frames.runs)])[:-1]
-    sizes = {
-        bool(frames.fast) and frames.fast[first]: run.shape[1:3] for first, run in zip(firsts, frames.runs, strict=True)
-    }
-    fast_size = sizes.get(True, (0, 0))
-    count = sum(len(run) for run in frames.runs)
-    slow_size = sizes.get(False, (0, 0))
-    return [frames.fps, count, *slow_size, *fast_size, *frames.timestamps, *frames.fast]
+def _files(folder: Path) -> list[tuple[int, int, Path]]:
+    """``(last use, bytes, path)`` of what is stored, the longest unused first."""
+    found = []
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".frames"):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+    return sorted(found)
 
 
-def _read_head(raw: np.ndarray) -> tuple[MediaShape, int]:
-    """Size and times at the beginning of a stored file, and where its pixels begin.
-
-    A file is numbers of eight bytes (how many follow; those of :func:`_head`), then pixels. NumPy's own format would cost more
-    time than the pixels of a small clip.
-    """
-    numbers = int(raw[:8].view(np.float64)[0])
-    head = raw[8 : 8 * (1 + numbers)].view(np.float64)
-    frames, height, width, fast_height, fast_width = head[1:6].astype(int).tolist()
-    flags = frames if fast_height else 0
-    times, fast = head[6 : numbers - flags], head[numbers - flags :]
-    shape = MediaShape(
-        frames=frames,
-        height=height,
-        width=width,
-        timestamps=tuple(times.tolist()),
-        fps=float(head[0]),
-        fast=tuple(fast.astype(bool).tolist()),
-        fast_height=fast_height,
-        fast_width=fast_width,
-    )
-    return shape, 8 * (1 + numbers)
-
-
-def _deadly(item: ContentItem) -> BadData:
-    return BadData("broken_media", f"{item.path} kills the process that decodes it, by a crash or for want of memory")
-
-
-def _decode_one(cache: MediaCache, wanted: tuple[str, ContentItem]) -> BadData | None:
-    key, item = wanted
+def _drop(path: Path) -> int:
+    """Drop a file's pixels, or the file if it is no stored medium; returns the bytes that are left."""
     try:
-        cache._store(cache.folder / f"{key}.frames", cache.reader.read(item))
-    except BadData as error:
-        return error
-    return None
+        drop_pixels(path)
+        return path.stat().st_size
+    except ValueError:
+        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def _ensure(cache: MediaCache, item: ContentItem) -> BadData | None:
+    return cache.ensure(item)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from keyekit.batch import IGNORED_LABEL, SampleInfo
-from keyekit.data.cache import MediaCache, MediaShape
+from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
+from keyekit.data.frames_file import MediaShape
 from keyekit.data.sample import Sample
 from keyekit.data.template import ChatTemplate, MediaGrid
 from keyekit.nn.rope.positions import VisualSpan, multimodal_positions

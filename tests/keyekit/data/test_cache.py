@@ -1,15 +1,20 @@
 """The cache of decoded media."""
 
 import dataclasses
+import errno
+import hashlib
 import inspect
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 
+from keyekit.data import cache as cache_module
 from keyekit.data import reader as reader_module
 from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
+from keyekit.data.processes import WorkerPool
 from keyekit.data.reader import MediaReader
 from keyekit.data.sample import ContentItem
 from keyekit.data.sampling import UniformFps
@@ -115,3 +120,82 @@ def test_slow_and_fast_frames_keep_their_sizes(tmp_path) -> None:
     assert (shape.height, shape.width, shape.fast_height, shape.fast_width) == (280, 280, 140, 140)
     with pytest.raises(ValueError, match="run by run"):
         _ = loaded.pixels
+
+
+def stored(folder) -> dict[str, int]:
+    return {path.stem: path.stat().st_size for path in folder.glob("*.frames")}
+
+
+def test_a_full_cache_drops_the_pixels_that_were_not_used_for_longest(media, tmp_path) -> None:
+    items = [clip(media, max_frames=frames) for frames in (4, 6, 8, 10)]
+    sizes = [READER.read(item).pixels.nbytes for item in items]
+    store = MediaCache(tmp_path, READER, max_bytes=int(sum(sizes) * 0.9))
+    keys = [READER.key(item) for item in items]
+    for item in items[:3]:
+        store.load(item)
+    old = store.load(items[0])
+    for key, second in zip(keys[:3], (3, 1, 2), strict=True):
+        os.utime(tmp_path / f"{key}.frames", (second, second))
+    store.load(items[3])
+    sizes_now = stored(tmp_path)
+    assert sizes_now[keys[1]] < 200 < sizes[0] < sizes_now[keys[0]]
+    assert sum(sizes_now.values()) <= store.max_bytes
+    assert store.describe(items[1], keys[1]).frames == 6  # its length is known without decoding
+    assert stored(tmp_path)[keys[1]] < 200
+    np.testing.assert_array_equal(store.load(items[1]).pixels, READER.read(items[1]).pixels)
+    np.testing.assert_array_equal(store.load(items[0]).pixels, old.pixels)
+
+
+def test_many_processes_share_a_small_cache(media, tmp_path) -> None:
+    items = [clip(media, f"clip{n % 3}.mp4", min_frames=4, max_frames=4 + n % 12) for n in range(36)]
+    store = MediaCache(tmp_path, READER, max_bytes=300_000)
+    with WorkerPool(partial(_checksum, store), workers=3) as pool:
+        sums = [outcome.result for outcome in pool.map(items * 3)]
+    assert sums == [int(READER.read(item).pixels.sum()) for item in items] * 3
+    assert sum(stored(tmp_path).values()) <= 2 * 300_000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def _checksum(store: MediaCache, item: ContentItem) -> int:
+    return int(store.load(item).pixels.sum())
+
+
+def test_a_full_disk_costs_time_but_no_sample(media, tmp_path, monkeypatch, caplog) -> None:
+    def full(*_) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_module, "write_frames", full)
+    store = MediaCache(tmp_path, READER)
+    for item in (clip(media), clip(media, "clip1.mp4")):
+        np.testing.assert_array_equal(store.load(item).pixels, READER.read(item).pixels)
+        assert store.describe(item, READER.key(item)).frames == 8
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "set max_bytes" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a medium at all" * 9, None])
+def test_files_that_are_no_stored_media_are_replaced(media, tmp_path, damage) -> None:
+    store = MediaCache(tmp_path, READER, max_bytes=10**9)
+    first = store.load(clip(media))
+    (path,) = tmp_path.glob("*.frames")
+    path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
+    np.testing.assert_array_equal(store.load(clip(media)).pixels, first.pixels)
+    assert store.prepare([clip(media)]) == {}
+
+
+def test_a_file_that_takes_too_long_is_reported_and_not_tried_again(media, tmp_path) -> None:
+    store = MediaCache(tmp_path, dataclasses.replace(READER, frame_sampler=Slow()), seconds=1.0)
+    items = [clip(media, "clip0.mp4", min_frames=1 + n) for n in range(70)]
+    failures = store.prepare(items, workers=2)
+    assert [(error.reason, "within 1 s" in str(error)) for error in failures.values()] == [("slow_media", True)]
+    with pytest.raises(BadData, match="not decoded within 1 s"):
+        store.load(items[4])
+
+
+class Slow(UniformFps):
+    """Hangs on one of the videos."""
+
+    def adapted(self, options: dict) -> UniformFps:
+        if options["min_frames"] == 5:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+        return UniformFps(**options)

@@ -115,7 +115,7 @@ def produce(
             results[index] = produce_chunk(chunk, str(root))
             advance(chunk)
         return results
-    for outcome in run_in_processes(partial(produce_chunk, root=str(root)), dict(enumerate(chunks)), workers, chunk=1):
+    for outcome in run_in_processes(partial(produce_chunk, root=str(root)), dict(enumerate(chunks)), workers):
         chunk = chunks[outcome.key]
         if outcome.died:
             raise RuntimeError(
