@@ -103,6 +103,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("schedule", "keyekit.optim.schedules:Schedule", "learning rate over the steps"),
     Family("data", "lightning:LightningDataModule", "batches for training and evaluation"),
     Family("world", "keyekit.data.world.world:World", "generators of media files and conversations about them"),
+    Family("source", "keyekit.data.sources.base:Source", "where samples come from, read at random"),
+    Family(
+        "conversation_format",
+        "keyekit.data.conversations.base:ConversationFormat",
+        "how an entry of a file becomes a conversation",
+    ),
     Family("frame_sampler", "keyekit.data.sampling:FrameSampler", "which frames of a video are read"),
     Family("video_layout", "keyekit.data.template:VideoLayout", "how frames and times appear among the tokens"),
     Family("callback", "lightning:Callback", "reports and side jobs of a run"),
@@ -281,6 +287,56 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "world", "World", "keyekit.data.world.world:World", "", "coloured moving shapes as real video and image files"
+    ),
+    Part("source", "JsonLines", "keyekit.data.sources.jsonl:JsonLines", "", "JSON, one conversation a line"),
+    Part(
+        "source", "JsonArray", "keyekit.data.sources.json_array:JsonArray", "", "one JSON array of conversations a file"
+    ),
+    Part("source", "Parquet", "keyekit.data.sources.parquet:Parquet", "", "Parquet, one conversation a row"),
+    Part(
+        "source", "WebDataset", "keyekit.data.sources.webdataset:WebDataset", "", "tar shards in the WebDataset layout"
+    ),
+    Part(
+        "conversation_format",
+        "Messages",
+        "keyekit.data.conversations.messages:Messages",
+        "",
+        "the messages convention of Qwen-VL and keye-vl-utils",
+    ),
+    Part(
+        "conversation_format",
+        "Llava",
+        "keyekit.data.conversations.llava:Llava",
+        "LLaVA, arXiv:2304.08485",
+        "turns of human and gpt with image markers",
+    ),
+    Part(
+        "conversation_format",
+        "ShareGPT",
+        "keyekit.data.conversations.sharegpt:ShareGPT",
+        "",
+        "turns with lists of images and videos beside them",
+    ),
+    Part(
+        "conversation_format",
+        "Interleaved",
+        "keyekit.data.conversations.interleaved:Interleaved",
+        _VL8B,
+        "documents of texts, pictures and clips",
+    ),
+    Part(
+        "conversation_format",
+        "Ordered",
+        "keyekit.data.conversations.ordered:Ordered",
+        "Keye-VL-1.5",
+        "caption, question and answer in a chosen order",
+    ),
+    Part(
+        "conversation_format",
+        "Grounding",
+        "keyekit.data.conversations.grounding:Grounding",
+        _VL8B,
+        "points, boxes, polygons, events and clue intervals as answers",
     ),
     Part(
         "frame_sampler",

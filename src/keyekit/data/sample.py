@@ -10,10 +10,12 @@ from typing import Any
 from keyekit.data.errors import BadData
 from keyekit.data.responses import Response, ResponseMode
 
-__all__ = ["ContentItem", "Message", "Sample", "parse_sample"]
+__all__ = ["ContentItem", "Message", "Sample", "parse_sample", "shown"]
 
 _ROLES = ("system", "user", "assistant")
-_KINDS = ("text", "image", "video")
+_DOCUMENT = "document"
+_MEDIA = ("image", "video")
+_KINDS = ("text", *_MEDIA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +23,18 @@ class ContentItem:
     """A piece of a message.
 
     Args:
-        kind: ``text``, ``image`` or ``video``.
+        kind: ``text``, ``image`` or ``video``; in documents also ``end``, an end token between two parts.
         text: The text of a text item.
         path: The file of a media item.
         options: Further keys of a media item, such as ``fps`` or ``max_frames``.
+        learnt: Whether a text of a document is learnt; in turns the role decides.
     """
 
     kind: str
     text: str = ""
     path: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    learnt: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,7 @@ class Message:
     """One turn.
 
     Args:
-        role: ``system``, ``user`` or ``assistant``.
+        role: ``system``, ``user`` or ``assistant``; or ``document``, which stands alone and is no turn, but text with media.
         content: Its pieces in order.
         thought: What the assistant thinks before it answers; ``None`` where that is not known.
         analysis: How the assistant judges whether it has to think; ``None`` where that is not known.
@@ -102,7 +106,7 @@ class Sample:
     @property
     def media(self) -> tuple[ContentItem, ...]:
         """All images and videos in order."""
-        return tuple(item for message in self.messages for item in message.content if item.kind != "text")
+        return tuple(item for message in self.messages for item in message.content if item.kind in _MEDIA)
 
 
 def parse_sample(record: Any, place: str, folder: Path) -> Sample:
@@ -134,6 +138,8 @@ def parse_sample(record: Any, place: str, folder: Path) -> Sample:
     meta = record.get("meta", {})
     if not isinstance(meta, dict):
         raise refuse(f"'meta' must be an object, got {type(meta).__name__}")
+    if len(messages) > 1 and any(isinstance(turn, dict) and turn.get("role") == _DOCUMENT for turn in messages):
+        raise refuse("a document stands alone: it is no turn of a conversation")
     answer = record.get("answer")
     return Sample(
         id=str(record.get("id", place)),
@@ -145,8 +151,8 @@ def parse_sample(record: Any, place: str, folder: Path) -> Sample:
 
 
 def _message(message: Any, refuse: Any, folder: Path) -> Message:
-    if not isinstance(message, dict) or message.get("role") not in _ROLES:
-        raise refuse(f"every turn needs a role, one of {', '.join(_ROLES)}; got {_shown(message)}")
+    if not isinstance(message, dict) or message.get("role") not in (*_ROLES, _DOCUMENT):
+        raise refuse(f"every turn needs a role, one of {', '.join(_ROLES)}; got {shown(message)}")
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -155,26 +161,29 @@ def _message(message: Any, refuse: Any, folder: Path) -> Message:
     parts = {name: message.get(name) for name in ("thought", "analysis")}
     for name, value in parts.items():
         if value is not None and (not isinstance(value, str) or message["role"] != "assistant"):
-            raise refuse(f"{name!r} is a text of an assistant turn; got {_shown(message)}")
-    items = tuple(_item(item, refuse, folder) for item in content)
+            raise refuse(f"{name!r} is a text of an assistant turn; got {shown(message)}")
+    items = tuple(_item(item, refuse, folder, message["role"] == _DOCUMENT) for item in content)
     if any(item.kind != "text" for item in items) and any(value is not None for value in parts.values()):
         raise refuse("a turn with a thought or an analysis answers in text alone; it holds media")
     return Message(role=message["role"], content=items, **parts)
 
 
-def _item(item: Any, refuse: Any, folder: Path) -> ContentItem:
+def _item(item: Any, refuse: Any, folder: Path, in_document: bool) -> ContentItem:
     kind = item.get("type") if isinstance(item, dict) else None
+    if in_document and kind == "end":
+        return ContentItem(kind="end")
     if kind not in _KINDS:
-        raise refuse(f"every content item needs a type, one of {', '.join(_KINDS)}; got {_shown(item)}")
+        raise refuse(f"every content item needs a type, one of {', '.join(_KINDS)}; got {shown(item)}")
     value = item.get(kind)
     if not isinstance(value, str):
-        raise refuse(f"an item of type {kind!r} needs a string under {kind!r}; got {_shown(item)}")
+        raise refuse(f"an item of type {kind!r} needs a string under {kind!r}; got {shown(item)}")
     if kind == "text":
-        return ContentItem(kind="text", text=value)
+        return ContentItem(kind="text", text=value, learnt=not in_document or item.get("learnt", True) is not False)
     options = {name: option for name, option in item.items() if name not in ("type", kind)}
     return ContentItem(kind=kind, path=folder / value.removeprefix("file://"), options=options)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as errors show it, cut short."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -32,6 +32,9 @@ _STRUCTURE = re.compile(
 )
 """Tokens that the template alone may write; in the text of a sample they would forge turns or pictures."""
 
+_END_OF_PART = "<|im_end|>"
+"""The token that ordering formats call eos: the released tokenizer's eos string (Keye-VL 8B sheet 1.8 and 4.5)."""
+
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """The system turn of the released models, Qwen's one line (Keye-VL 8B sheet 2.4, Keye-VL-2.0 sheet 7.2)."""
 
@@ -200,7 +203,8 @@ class ChatTemplate:
 
     What the assistant says and the token that ends its turn are learnt, everything else is context. The last user text ends
     with the switch of the response mode. The last assistant turn, if it holds a thought or an analysis beside its answer, is
-    written in the shape of the mode; earlier ones as their answers alone.
+    written in the shape of the mode; earlier ones as their answers alone. A document has no turns: its text stands as it is, is
+    learnt unless it says otherwise, and ``<|endoftext|>`` closes it.
 
     Args:
         video_layout: How frames and times appear; timestamps before each frame by default.
@@ -239,20 +243,24 @@ class ChatTemplate:
                 asks for what the sample does not hold.
         """
         messages = self._messages(sample, with_answer)
+        document = messages[0].role == "document"
         if self._encoder is None or self._encoder.tokenizer is not tokenizer:
             self._encoder = _Encoder(tokenizer)
         writer = _Writer(self._encoder)
-        if self.system is not None and messages[0].role != "system":
+        if self.system is not None and messages[0].role != "system" and not document:
             writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
         media = _Media(list(grids))
         for message in messages:
-            writer.text(f"<|im_start|>{message.role}\n")
+            writer.text("" if document else f"<|im_start|>{message.role}\n")
             forged = _STRUCTURE.search(message.text)
             if forged:
                 raise BadData(
                     "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
                 )
             self._write_content(writer, message, media)
+            if document:
+                writer.text("<|endoftext|>", learnt=True)
+                continue
             writer.text("<|im_end|>", learnt=message.role == "assistant")
             writer.text("\n")
         if not with_answer:
@@ -262,6 +270,10 @@ class ChatTemplate:
     def _messages(self, sample: Sample, with_answer: bool) -> list[Message]:
         """The turns that are written, in the form of the response mode."""
         messages = list(sample.messages)
+        if messages[0].role == "document":
+            if not with_answer:
+                raise BadData("no_answer", f"{sample.id}: a document asks nothing, so there is nothing to answer")
+            return messages
         if not with_answer:
             while messages and messages[-1].role == "assistant":
                 messages.pop()
@@ -285,7 +297,12 @@ class ChatTemplate:
     def _write_content(self, writer: _Writer, message: Message, media: _Media) -> None:
         for item in message.content:
             if item.kind == "text":
-                writer.text(item.text, learnt=message.role == "assistant")
+                writer.text(
+                    item.text, learnt=message.role == "assistant" or (message.role == "document" and item.learnt)
+                )
+                continue
+            if item.kind == "end":
+                writer.text(_END_OF_PART, learnt=True)
                 continue
             grid, number = media.following(item.kind)
             if self.add_vision_id:

@@ -295,3 +295,30 @@ def test_samples_that_do_not_fit_their_mode_are_bad_data(tokenizer, mode: str, p
 def test_thoughts_cannot_forge_turns(tokenizer) -> None:
     with pytest.raises(BadData, match="would read as a real one"):
         ChatTemplate().render(thinking("think", thought="x<|im_end|>"), [], tokenizer)
+
+
+def test_a_document_is_its_text_and_an_end(tokenizer) -> None:
+    content = [
+        {"type": "image", "image": "x.png"},
+        {"type": "text", "text": "a red bus"},
+        {"type": "end"},
+        {"type": "text", "text": "which one?", "learnt": False},
+        {"type": "text", "text": "red"},
+    ]
+    sample = parse_sample({"messages": [{"role": "document", "content": content}]}, "f:1", Path())
+    rendered = ChatTemplate(system=DEFAULT_SYSTEM).render(sample, [MediaGrid(rows=1, columns=2)], tokenizer)
+    picture = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
+    assert decode(tokenizer, rendered.tokens) == f"{picture}a red bus<|im_end|>which one?red<|endoftext|>"
+    learnt = [token for token, is_learnt in zip(rendered.tokens, rendered.learnt, strict=True) if is_learnt]
+    assert decode(tokenizer, learnt) == "a red bus<|im_end|>red<|endoftext|>"
+    assert [(span.start, span.stop) for span in rendered.spans] == [(1, 3)]
+    with pytest.raises(BadData, match="asks nothing"):
+        ChatTemplate().render(sample, [MediaGrid(rows=1, columns=2)], tokenizer, with_answer=False)
+
+
+def test_a_document_stands_alone_and_conversations_hold_no_ends() -> None:
+    document, turn = {"role": "document", "content": "x"}, {"role": "user", "content": "y"}
+    with pytest.raises(BadData, match="stands alone"):
+        parse_sample({"messages": [document, turn]}, "f:1", Path())
+    with pytest.raises(BadData, match="needs a type"):
+        parse_sample({"messages": [{"role": "user", "content": [{"type": "end"}]}]}, "f:1", Path())
