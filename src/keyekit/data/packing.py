@@ -1,64 +1,83 @@
-"""Packing: whole samples side by side in a fixed budget of tokens."""
+"""Packing: whole samples side by side within budgets of tokens, patches and operations."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from keyekit.batch import IGNORED_LABEL, Batch, Segments, VisionBatch
+from keyekit.data.cost import SampleSize
 from keyekit.data.encode import EncodedSample
+from keyekit.data.packer import PackBudget, Packer
 from keyekit.data.processing.patchify import normalise_patches, patchify
 
-__all__ = ["collate", "plan_packs"]
+__all__ = ["collate", "fill", "plan_packs"]
 
 
-def plan_packs(lengths: Sequence[int], budget: int, seed: int, open_packs: int = 32) -> list[list[int]]:
-    """Divide samples among packs: shuffled, then each into the open pack that it fills best. No sample is cut.
+def plan_packs(
+    sizes: Sequence[int] | Sequence[SampleSize],
+    budget: int | PackBudget,
+    seed: int,
+    buffer: int = 512,
+    alone: bool = False,
+) -> list[list[int]]:
+    """Divide samples among packs: shuffled, then packed by a :class:`Packer`. No sample is cut.
 
     Args:
-        lengths: Tokens of each sample.
-        budget: Tokens of a pack.
+        sizes: Measures of each sample, or only its tokens.
+        budget: What a pack may hold, or only its tokens.
         seed: Seed of the shuffle.
-        open_packs: Packs considered at a time; the fullest is closed when there are more.
+        buffer: Samples that wait for a pack at most.
+        alone: Whether a sample that exceeds the budget becomes a pack of its own; otherwise it is an error.
 
     Returns:
         Sample numbers of each pack; every sample once.
 
     Raises:
-        ValueError: If a sample is longer than the budget.
+        ValueError: If a sample exceeds the budget and may not stand alone.
 
     Example:
         >>> sorted(map(sorted, plan_packs([5, 3, 5, 2], budget=8, seed=0)))
         [[0, 1], [2, 3]]
     """
-    if lengths and max(lengths) > budget:
-        raise ValueError(f"a sample of {max(lengths)} tokens does not fit a pack of {budget}")
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    finished: list[list[int]] = []
-    spaces: list[int] = []  # ascending free tokens of the open packs, beside their samples
+    packer = Packer(PackBudget(tokens=budget) if isinstance(budget, int) else budget, buffer, alone)
     packs: list[list[int]] = []
-    for index in order.tolist():
-        place = bisect_left(spaces, lengths[index])
-        if place < len(spaces):
-            space, pack = spaces.pop(place), packs.pop(place)
-        else:
-            space, pack = budget, []
-        pack.append(index)
-        space -= lengths[index]
-        place = bisect_left(spaces, space)
-        spaces.insert(place, space)
-        packs.insert(place, pack)
-        if len(packs) > open_packs:
-            finished.append(packs.pop(0))
-            spaces.pop(0)
-    return finished + packs
+    for index in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        size = sizes[index]
+        pack = packer.add(index, size if isinstance(size, SampleSize) else SampleSize(tokens=size))
+        if pack is not None:
+            packs.append(pack)
+    return [*packs, *packer.drain()]
+
+
+def fill(packs: Sequence[Sequence[int]], sizes: Sequence[int] | Sequence[SampleSize], tokens: int) -> float:
+    """Efficiency of packing: share of the places in all packs that hold a token of a sample.
+
+    A pack that exceeds its budget, because a sample stands alone, counts as full.
+
+    Args:
+        packs: Sample numbers of each pack.
+        sizes: Measures of each sample, or only its tokens.
+        tokens: Tokens of a pack.
+
+    Example:
+        >>> fill([[0, 1], [2]], [5, 3, 4], tokens=8)
+        0.75
+    """
+    lengths = [size.tokens if isinstance(size, SampleSize) else size for size in sizes]
+    totals = [sum(lengths[index] for index in pack) for pack in packs]
+    places = sum(max(total, tokens) for total in totals)
+    return sum(totals) / places if places else 1.0
 
 
 def collate(
-    samples: Sequence[EncodedSample], pictures: Sequence[Sequence[np.ndarray]], budget: int | None, patch_size: int = 14
+    samples: Sequence[EncodedSample],
+    pictures: Sequence[Sequence[np.ndarray]],
+    budget: int | None,
+    patch_size: int = 14,
+    alone: bool = False,
 ) -> Batch:
     """Put samples side by side.
 
@@ -67,13 +86,14 @@ def collate(
         pictures: For each sample the pictures of its media, ``[frames, height, width, 3]`` uint8.
         budget: Tokens to pad to with an ignored tail segment; ``None`` for no padding.
         patch_size: Side of a patch in pixels.
+        alone: Whether one sample by itself may exceed the budget; it is not padded then.
 
     Raises:
         ValueError: If the samples exceed the budget.
     """
     lengths = [len(sample) for sample in samples]
     total = sum(lengths)
-    tail = 0 if budget is None else budget - total
+    tail = 0 if budget is None or (alone and len(samples) == 1 and total > budget) else budget - total
     if tail < 0:
         raise ValueError(f"{total} tokens do not fit a pack of {budget}")
     starts = np.cumsum([0, *lengths]).tolist()

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.cost import SampleSize
 from keyekit.data.encode import SampleEncoder
-from keyekit.data.packing import collate, plan_packs
+from keyekit.data.packer import PackBudget
+from keyekit.data.packing import collate, fill, plan_packs
 from keyekit.data.processing.patchify import normalise_patches, patchify
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
@@ -21,14 +23,42 @@ def test_every_sample_once_within_the_budget_and_tightly(seed: int) -> None:
     assert sorted(index for pack in packs for index in pack) == list(range(500))
     totals = [sum(lengths[index] for index in pack) for pack in packs]
     assert max(totals) <= 128
-    assert sum(totals) / (len(packs) * 128) > 0.9
+    assert fill(packs, lengths, 128) == sum(totals) / (len(packs) * 128) > 0.97
     assert packs == plan_packs(lengths, budget=128, seed=seed)
     assert packs != plan_packs(lengths, budget=128, seed=seed + 1)
 
 
 def test_a_sample_longer_than_the_pack_is_refused() -> None:
-    with pytest.raises(ValueError, match="200 tokens does not fit a pack of 128"):
+    with pytest.raises(ValueError, match="sample 1 has 200 tokens, a pack holds 128"):
         plan_packs([5, 200], budget=128, seed=0)
+
+
+def test_a_sample_that_may_stand_alone_does() -> None:
+    packs = plan_packs([5, 200, 7], budget=128, seed=0, alone=True)
+    assert sorted(map(sorted, packs)) == [[0, 2], [1]]
+    assert fill(packs, [5, 200, 7], 128) == (200 + 12) / (200 + 128)
+
+
+def test_no_budget_is_exceeded() -> None:
+    random = np.random.default_rng(0)
+    sizes = [
+        SampleSize(tokens=int(tokens), patches=int(patches), flops=float(flops))
+        for tokens, patches, flops in random.integers(1, 100, (300, 3))
+    ]
+    budget = PackBudget(tokens=400, patches=300, flops=350.0)
+    packs = plan_packs(sizes, budget, seed=0)
+    assert sorted(index for pack in packs for index in pack) == list(range(300))
+    totals = np.array([np.sum([sizes[index].measures for index in pack], axis=0) for pack in packs])
+    assert (totals <= budget.limits).all()
+    assert totals[:-1, 1].mean() > 0.9 * 300  # patches are what runs out first
+
+
+def test_what_is_packed_depends_on_nothing_but_arguments() -> None:
+    assert plan_packs([], budget=8, seed=0) == []
+    assert fill([], [], 8) == 1.0
+    lengths = np.random.default_rng(1).integers(1, 100, 200).tolist()
+    as_sizes = [SampleSize(tokens=length) for length in lengths]
+    assert plan_packs(lengths, 128, seed=3) == plan_packs(as_sizes, PackBudget(tokens=128), seed=3)
 
 
 @pytest.fixture
@@ -80,3 +110,7 @@ def test_a_pack_of_text_has_no_vision_and_an_overfull_one_is_refused(encoder, me
     assert batch.segments.lengths == (len(sample),)
     with pytest.raises(ValueError, match="do not fit"):
         collate([sample], [[]], budget=len(sample) - 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        collate([sample, sample], [[], []], budget=len(sample), alone=True)
+    assert collate([sample], [[]], budget=len(sample) - 1, alone=True).segments.lengths == (len(sample),)
+    assert collate([sample], [[]], budget=len(sample) + 1, alone=True).segments.lengths == (len(sample), 1)
