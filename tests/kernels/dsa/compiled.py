@@ -1,6 +1,7 @@
-"""Build kernels for sm_90 without a GPU and report what they take: registers, spills, shared memory, tensor-core products.
+"""Build kernels for sm_90 without a GPU and report what they take: registers, spills, shared memory, tensor cores, atomics.
 
-Run as a program, in a process that does not interpret Triton; prints one JSON object per kernel.
+Run as a program, in a process that does not interpret Triton; prints one JSON object per launch of the launch tables. With
+arguments only those groups of kernels: ``indexer``, ``topk``, ``decode``, ``attention``, ``divergence``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import compiled_attention  # beside this file
+import compiled_divergence
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -43,6 +46,7 @@ def build(kernel, types: dict[str, str], constants: dict[str, object], warps: in
         "shared": binary.metadata.shared,
         "wgmma": "wgmma" in binary.asm["ptx"],
         "mma": "mma.sync" in binary.asm["ptx"],
+        "atomics": len(re.findall(r"\b(?:atom|red)\.[a-z.]*add", binary.asm["ptx"])) > 0,
         **resources(binary.asm["cubin"]),
     }
 
@@ -138,12 +142,23 @@ def decode_cases():
     yield "32 splits", paged_attention.combine_kernel, types, {"WIDTH": 128, "SPLITS": 32}, 4, 3
 
 
-def main(wanted: str = "") -> None:
-    """Build every case whose kernel's name holds ``wanted``."""
-    for cases in (indexer_cases(), topk_cases(), decode_cases()):
-        for case, kernel, types, constants, warps, stages in cases:
-            if wanted in f"{kernel.__name__} {case}":
-                print(json.dumps({"case": case, **build(kernel, types, constants, warps, stages)}), flush=True)
+GROUPS = {
+    "indexer": indexer_cases,
+    "topk": topk_cases,
+    "decode": decode_cases,
+    "attention": compiled_attention.cases,
+    "divergence": compiled_divergence.cases,
+}
+
+
+def main(*groups: str) -> None:
+    """Build every case of these groups, or of all."""
+    for group in groups or GROUPS:
+        for case, kernel, types, constants, warps, stages in GROUPS[group]():
+            types = {name: kind for name, kind in types.items() if name in kernel.arg_names}
+            used = {name: constants[name] for name in kernel.arg_names if name in constants}
+            row = {"group": group, "case": case, **build(kernel, types, used, warps, stages)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = {
     "two sequences": (4, 2, 16, (5, 3), (5, 3), 3),
     "one head a group": (2, 2, 32, (4,), (4,), 20),
-    "eight heads a group": (8, 1, 16, (3,), (3,), 2),
     "three heads a group": (3, 1, 16, (6,), (6,), 4),
+    "four heads a group": (8, 2, 16, (3,), (5,), 3),
+    "eight heads a group": (8, 1, 16, (3,), (3,), 2),
+    "sixteen heads a group": (16, 1, 16, (3,), (4,), 2),
+    "twenty heads a group": (20, 1, 16, (3,), (4,), 2),
     "length one and none": (2, 1, 16, (1, 0, 2), (1, 2, 2), 2),
     "more keys than queries": (2, 1, 16, (2, 1), (21, 19), 18),
-    "wide head": (2, 1, 64, (3,), (3,), 2),
+    "heads of 64": (2, 1, 64, (3,), (3,), 2),
+    "heads of 128, as published": (32, 4, 128, (3,), (20,), 18),
 }
 
 

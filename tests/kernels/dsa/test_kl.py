@@ -16,6 +16,8 @@ CASES = {
     "one head a group": (2, 2, 32, 2, 32, 3, 9, 4),
     "eight heads a group": (8, 1, 16, 16, 16, 3, 40, 33),
     "three heads a group": (6, 2, 16, 3, 16, 4, 20, 16),
+    "sixteen heads a group": (16, 1, 16, 4, 16, 2, 9, 8),
+    "twenty heads a group": (20, 1, 16, 20, 16, 2, 9, 8),
     "one key": (2, 1, 16, 4, 16, 1, 1, 1),
     "fewer keys than selected": (2, 1, 16, 1, 16, 4, 6, 6),
     "official widths": (2, 1, 128, 4, 128, 2, 20, 18),

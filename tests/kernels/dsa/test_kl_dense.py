@@ -18,6 +18,8 @@ CASES = {
     "padding": (2, 2, 16, 2, 16, (5, 2), (5, 2), 3),
     "eight heads a group": (8, 1, 32, 16, 16, (6,), (6,), 0),
     "three heads a group": (6, 2, 16, 3, 32, (7,), (7,), 0),
+    "sixteen heads a group": (16, 1, 16, 4, 16, (3,), (9,), 0),
+    "twenty heads": (20, 1, 16, 20, 16, (3,), (9,), 0),
     "more keys than queries": (2, 1, 16, 4, 16, (2, 0, 17), (35, 2, 20), 1),
     "a block exactly": (2, 1, 16, 4, 16, (16,), (32,), 0),
     "official widths": (2, 1, 128, 4, 128, (5,), (18,), 0),

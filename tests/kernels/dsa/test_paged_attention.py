@@ -54,7 +54,9 @@ def test_any_number_of_splits_equals_the_reference(splits: int | None) -> None:
     assert (lse[2] == -1e30).all()
 
 
-@pytest.mark.parametrize(("heads", "groups", "width"), [(1, 1, 32), (5, 5, 16), (34, 2, 64)])
+@pytest.mark.parametrize(
+    ("heads", "groups", "width"), [(1, 1, 32), (5, 5, 16), (4, 2, 16), (6, 2, 16), (8, 2, 128), (34, 2, 64)]
+)
 def test_any_group_size_in_half_precision(heads: int, groups: int, width: int) -> None:
     cache = paged(torch.float16, heads, groups, width, selected=20)
     output, lse = paged_attention(**cache, scale=width**-0.5)
