@@ -16,7 +16,8 @@ SETTINGS_FILE = "preprocessor_config.json"
 """Name of the file in a checkpoint folder."""
 
 _OWN = "keyekit"
-_NO_MACHINE = ("max_source_pixels",)  # protects the machine that reads; says nothing about the model
+_NO_MODEL = ("max_source_pixels", "video_reader", "time_limit")
+"""Settings that belong to the machine that reads, and say nothing about the model."""
 
 
 def processor_settings(reader: MediaReader, template: ChatTemplate) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def processor_settings(reader: MediaReader, template: ChatTemplate) -> dict[str,
 
     The keys that Hugging Face processors know stand at the top, all of ours below ``keyekit``.
     """
-    limits = asdict(replace(reader, frame_sampler=None))
-    for name in ("frame_sampler", *_NO_MACHINE):
+    limits = asdict(replace(reader, frame_sampler=None, video_reader=None))
+    for name in ("frame_sampler", *_NO_MODEL):
         del limits[name]
     return {
         "patch_size": reader.geometry.patch_size,
@@ -64,6 +65,7 @@ def parts_of_settings(settings: dict[str, Any]) -> tuple[MediaReader, ChatTempla
     """
     own = settings[_OWN] if _OWN in settings else _own_of_first_exports(settings)
     limits = dict(own["reader"])
+    limits.setdefault("resizing", "exact")  # exports that do not say so were made before there was another way
     if limits.get("second_resize") is not None:
         limits["second_resize"] = SecondResize(**limits["second_resize"])
     if "geometry" in limits:

@@ -56,6 +56,7 @@ def _keye_vl_8b() -> Processor:
         transparency="white_rgba",
         frame_interpolation="bicubic",
         times="index",
+        resizing="exact",
         second_resize=SecondResize(),
     )
     return Processor(
@@ -78,6 +79,7 @@ def _keye_vl_1_5_8b() -> Processor:
         transparency="drop",
         frame_interpolation="bilinear",
         times="index",
+        resizing="exact",
     )
     return Processor(
         name="keye_vl_1_5_8b", reader=reader, template=ChatTemplate(TimestampedFrames(), system=DEFAULT_SYSTEM)
@@ -97,6 +99,7 @@ def _keye_vl_2_30b_a3b() -> Processor:
         transparency="drop",
         frame_interpolation="bilinear",
         times="index",
+        resizing="exact",
     )
     return Processor(
         name="keye_vl_2_30b_a3b", reader=reader, template=ChatTemplate(TimestampedFrames(), system=DEFAULT_SYSTEM)

@@ -10,15 +10,18 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from keyekit.data.errors import BadData
-from keyekit.data.media import Frames, Times, Transparency, check_size, plan_video, read_image, read_video
+from keyekit.data.location import Location, identity
+from keyekit.data.media import Cut, Frames, Times, Transparency, check_size, plan_video, read_image, read_video
 from keyekit.data.processing.geometry import KEYE_PATCHES, PatchGeometry
 from keyekit.data.processing.resize import Interpolation, resize_frames, smart_resize
 from keyekit.data.sample import ContentItem, Sample
 from keyekit.data.sampling import FrameLimits, FramePlan, FrameSampler, UniformFps
+from keyekit.data.video.base import Resizing, VideoReader
+from keyekit.data.video.pyav import PyAV
 
 __all__ = ["MediaReader", "SecondResize"]
 
-_VERSION = 4  # part of every key: counts up when the same file and settings give other pictures or times
+_VERSION = 5  # part of every key: counts up when the same file and settings give other pictures or times
 _NUM_VIDEOS = "num_videos"
 
 
@@ -70,10 +73,15 @@ class MediaReader:
         transparency: What shows through transparent images: ``white`` for all, ``white_rgba`` for RGBA files alone, or
             ``drop`` for whatever colour the transparent pixels have.
         frame_interpolation: How video frames are resized; images always by bicubic interpolation.
-        times: Whether a frame's second is what the ``container`` says, or its ``index`` over the frame rate.
+        times: The clock by which frames are chosen and timed: ``container``, what the file says, or ``index``, the number of
+            a frame over the frame rate, as the released code does.
+        resizing: ``fused`` turns a decoded frame into RGB of its final size in one step; ``exact`` makes RGB first and resizes
+            it as the released processors do, at several times the cost. Images are always resized exactly.
         second_resize: Limits of a second resizing; ``None`` for none.
         geometry: Patches of a token.
         max_source_pixels: Refuse images and frames with more pixels than this, before and after resizing.
+        video_reader: What decodes videos; PyAV with one thread by default.
+        time_limit: Seconds that a medium may take (Keye-VL-2.0 sheet 6.2); ``None`` for as long as it likes.
     """
 
     frame_sampler: FrameSampler | None = None
@@ -86,9 +94,12 @@ class MediaReader:
     transparency: Transparency = "white"
     frame_interpolation: Interpolation = "bicubic"
     times: Times = "container"
+    resizing: Resizing = "fused"
     second_resize: SecondResize | None = None
     geometry: PatchGeometry = KEYE_PATCHES
     max_source_pixels: int = 2**26
+    video_reader: VideoReader | None = None
+    time_limit: float | None = 600.0
 
     def items(self, sample: Sample) -> tuple[ContentItem, ...]:
         """The media of a sample as they are to be read: where videos divide a budget, each knows among how many."""
@@ -121,8 +132,18 @@ class MediaReader:
         if item.kind != "video" or item.path is None:
             raise TypeError(f"frames are planned for videos, this is an item of kind {item.kind!r}")
         with _as_bad_data(item):
-            sampler, limits = self._policy(item)
-            return plan_video(item.path, sampler, limits, self.max_source_pixels)
+            asked = self._policy(item)
+            return plan_video(
+                asked.source,
+                asked.sampler,
+                asked.limits,
+                self.max_source_pixels,
+                self.times,
+                reader=self.video_reader,
+                time_limit=self.time_limit,
+                cut=asked.cut,
+                list_fps=asked.list_fps,
+            )
 
     def _read_image(self, item: ContentItem) -> Frames:
         assert item.path is not None
@@ -131,7 +152,7 @@ class MediaReader:
         high = options.pop("max_pixels", self.max_image_tokens * self.geometry.token_pixels)
         if options:
             raise ValueError(f"unknown image option {', '.join(options)}: choose min_pixels or max_pixels")
-        pixels = read_image(item.path, self.max_source_pixels, self.transparency).pixels
+        pixels = read_image(item.path, self.max_source_pixels, self.transparency, self.time_limit).pixels
         _, height, width, _ = pixels.shape
         size = smart_resize(height, width, low, high, factor=self.geometry.token_side)
         check_size(size, self.max_source_pixels)
@@ -141,17 +162,42 @@ class MediaReader:
         return self.second_resize.apply(frames, "bicubic", self.geometry)
 
     def _read_video(self, item: ContentItem) -> Frames:
-        assert item.path is not None
-        sampler, limits = self._policy(item)
-        frames = read_video(item.path, sampler, self.max_source_pixels, limits, self.frame_interpolation, self.times)
+        asked = self._policy(item)
+        frames = read_video(
+            asked.source,
+            asked.sampler,
+            self.max_source_pixels,
+            asked.limits,
+            self.frame_interpolation,
+            self.times,
+            reader=self.video_reader,
+            resizing=self.resizing,
+            time_limit=self.time_limit,
+            cut=asked.cut,
+            list_fps=asked.list_fps,
+        )
         if self.second_resize is None or not self.second_resize.frames:
             return frames
         return self.second_resize.apply(frames, self.frame_interpolation, self.geometry)
 
-    def _policy(self, item: ContentItem) -> tuple[FrameSampler, FrameLimits]:
+    def _policy(self, item: ContentItem) -> _Asked:
+        """What a video is asked for, with the options that it brings."""
         options = dict(item.options)
         limits = self.limits(options)
-        return (self.frame_sampler or UniformFps()).adapted(options), limits
+        source: Any = item.path
+        several = not isinstance(source, Location)
+        list_fps = options.pop("fps", None) if several else None  # of a list, it says how many images a second has
+        sampler = self.frame_sampler or UniformFps()
+        cut: Cut = (None, None)
+        if not sampler.own_cuts:
+            cut = (options.pop("video_start", None), options.pop("video_end", None))
+        return _Asked(
+            source=tuple(source) if several else source,
+            sampler=sampler.adapted(options),
+            limits=limits,
+            cut=cut,
+            list_fps=list_fps,
+        )
 
     def limits(self, options: dict[str, Any]) -> FrameLimits:
         """What the frames of a video may cost; takes the options that say so out of ``options``.
@@ -172,22 +218,39 @@ class MediaReader:
 
     def key(self, item: ContentItem) -> str:
         """A name that changes with the file and with everything that decides what is read from it."""
-        assert item.path is not None
-        try:
-            status = item.path.stat()
-            identity: list[Any] = [str(item.path.absolute()), status.st_size, status.st_mtime_ns]
-        except (OSError, ValueError):  # ValueError: a name that no file can have
-            identity = [str(item.path), "missing"]
+        source: Any = item.path
+        assert source is not None
+        several = [source] if isinstance(source, Location) else source
+        about = [identity(location) for location in several]
         sampler = self.frame_sampler or UniformFps()
-        choice = [type(sampler).__name__, sorted(vars(sampler).items()), item.kind, sorted(item.options.items())]
+        decoder = type(self.video_reader or PyAV()).__name__  # its threads change nothing
+        choice = [
+            type(sampler).__name__,
+            sorted(vars(sampler).items()),
+            decoder,
+            item.kind,
+            sorted(item.options.items()),
+        ]
         settings = [getattr(self, name) for name in _DECIDING]
-        text = json.dumps([*identity, choice, settings, _VERSION], default=str)
+        text = json.dumps([*about, choice, settings, _VERSION], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-_DECIDING = tuple(  # a frame sampler is told by its own settings, and the source limit refuses media, but changes none
-    field.name for field in fields(MediaReader) if field.name not in ("frame_sampler", "max_source_pixels")
-)
+_APART = ("frame_sampler", "video_reader", "max_source_pixels", "time_limit")
+"""A sampler is told by its own settings, a decoder by its name, and limits refuse media, but change none."""
+
+_DECIDING = tuple(field.name for field in fields(MediaReader) if field.name not in _APART)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a video is asked for."""
+
+    source: Location | tuple[Location, ...]
+    sampler: FrameSampler
+    limits: FrameLimits
+    cut: Cut
+    list_fps: float | None
 
 
 @contextmanager

@@ -95,6 +95,7 @@ class FramePlan:
         reason: How the numbers came about, for people.
         fast: For each frame whether it has the smaller size; empty if none has.
         fast_size: The smaller size; ``(0, 0)`` if no frame has it.
+        seconds: When each frame is shown, by the clock of whoever reads the file; empty while nobody has.
     """
 
     indices: tuple[int, ...]
@@ -103,6 +104,7 @@ class FramePlan:
     reason: str
     fast: tuple[bool, ...] = ()
     fast_size: tuple[int, int] = (0, 0)
+    seconds: tuple[float, ...] = ()
 
     def size_of(self, place: int) -> tuple[int, int]:
         """Height and width of a chosen frame by its place."""
@@ -126,6 +128,10 @@ class FrameSampler(ABC):
 
     firm_minimum: ClassVar[bool] = False
     """Whether a video may only raise the smallest size of a frame that the reader sets, never lower it."""
+
+    own_cuts: ClassVar[bool] = False
+    """Whether the sampler understands the options ``video_start`` and ``video_end``; otherwise the reader shows it no more of
+    the video than lies between them."""
 
     @abstractmethod
     def select(self, num_frames: int, fps: float) -> list[int]:
@@ -179,6 +185,8 @@ class UniformFps(FrameSampler):
         >>> UniformFps(fps=2.0, min_frames=4, max_frames=8).select(num_frames=16, fps=4.0)
         [0, 2, 4, 6, 9, 11, 13, 15]
     """
+
+    own_cuts = True  # sheet 2.2 item 1
 
     def __init__(
         self,

@@ -176,11 +176,17 @@ def test_impossible_names_are_missing_files(tmp_path) -> None:
             assert caught.value.reason == "missing_media"
 
 
-def test_frames_are_resized_while_they_are_read(media) -> None:
-    video = read_video(media / "clip0.mp4", UniformFps(), limits=FrameLimits.of_tokens(9, 9, 10**6))
-    assert video.pixels.shape == (8, 84, 84, 3)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_frames_are_resized_while_they_are_read(media, interpolation) -> None:
+    limits = FrameLimits.of_tokens(9, 9, 10**6)
     plain = read_video(media / "clip0.mp4", UniformFps())
-    np.testing.assert_array_equal(video.pixels, resize_frames(plain.pixels, 84, 84))
+    expected = resize_frames(plain.pixels, 84, 84, interpolation)
+    for resizing, mean in (("exact", 0.0), ("fused", 1.5)):  # fused, colours are interpolated and not repeated
+        video = read_video(
+            media / "clip0.mp4", UniformFps(), limits=limits, resizing=resizing, interpolation=interpolation
+        )
+        assert video.pixels.shape == (8, 84, 84, 3)
+        assert np.abs(video.pixels.astype(int) - expected).mean() <= mean, resizing
 
 
 def test_times_may_be_those_of_a_constant_rate(media, tmp_path) -> None:

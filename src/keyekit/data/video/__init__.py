@@ -1,0 +1,1 @@
+"""Reading videos: where they lie, which frames they hold, the shortest way to the wanted ones, and two decoders."""
