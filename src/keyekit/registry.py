@@ -112,6 +112,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("frame_sampler", "keyekit.data.sampling:FrameSampler", "which frames of a video are read"),
     Family("video_layout", "keyekit.data.template:VideoLayout", "how frames and times appear among the tokens"),
     Family("callback", "lightning:Callback", "reports and side jobs of a run"),
+    Family(
+        "benchmark", "keyekit.evaluation.benchmark:Benchmark", "questions in files of others and how answers are scored"
+    ),
 )
 """Every family, in the order in which ``keyekit list`` shows them."""
 
@@ -397,6 +400,34 @@ PARTS: tuple[Part, ...] = (
         "keyekit.callbacks.selection:SelectionRecall",
         "",
         "how much attention the indexers keep, against random and last keys",
+    ),
+    Part(
+        "benchmark",
+        "KCMMBench",
+        "keyekit.evaluation.kc_mmbench:KCMMBench",
+        f"{_VL8B}, arXiv:2507.01949",
+        "six tasks about short videos and shopping, asked with still images",
+    ),
+    Part(
+        "benchmark",
+        "TimeLens",
+        "keyekit.evaluation.time_lens:TimeLens",
+        "TimeLens, arXiv:2512.14698",
+        "when something happens, in seconds",
+    ),
+    Part(
+        "benchmark",
+        "VideoMMEv2",
+        "keyekit.evaluation.video_mme_v2:VideoMMEv2",
+        "Video-MME-v2, arXiv:2604.05015",
+        "four questions of eight options about each video, scored together",
+    ),
+    Part(
+        "benchmark",
+        "LongVideoBench",
+        "keyekit.evaluation.long_video_bench:LongVideoBench",
+        "LongVideoBench, arXiv:2407.15754",
+        "questions about videos of seconds to an hour, by length and category",
     ),
 )
 """The built-in parts."""

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("keyekit.cli.lightning:validate", "evaluate a recipe on its validation data"),
     "test": ("keyekit.cli.lightning:test", "evaluate a recipe on its test data"),
     "predict": ("keyekit.cli.predict:main", "answer the prompts of a recipe's data or of a file"),
+    "evaluate": ("keyekit.cli.evaluate:main", "score a run, a checkpoint or a preset on a benchmark"),
     "chat": ("keyekit.cli.chat:main", "ask a run, a checkpoint or a preset about a video"),
     "convert": ("keyekit.cli.convert:main", "checkpoint folders between Hugging Face's and torch.distributed's form"),
     "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from keyekit.cli.answer_progress import AnswerProgress
 from keyekit.cli.assistant import Assistant, assistant_of
 from keyekit.cli.sampling_options import add_sampling_options, sampler_of
 
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         stop_strings=options.stop,
         on_error=options.on_error,
     )
-    progress = _Progress(len(samples))
+    progress = AnswerProgress()
     partial = options.output.with_name(options.output.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         for count, record in enumerate(done, start=1):
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
             lines.flush()
-            progress.show(count)
+            progress(count, len(samples))
     partial.replace(options.output)
     left_out = len(samples) - count
     print(f"{count} answers in {options.output}" + (f"; {left_out} samples were left out" if left_out else ""))
@@ -148,32 +147,6 @@ def _groups(
         group.append(encoded)
     if group:
         yield group
-
-
-class _Progress:
-    """Answers done and the time left: one line that is rewritten on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._started = time.monotonic()
-        self._next = 0.0
-
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now < self._next and done < self._total:
-            return
-        terminal = sys.stderr.isatty()
-        self._next = now + (0.5 if terminal else 10.0)
-        passed = now - self._started
-        left = passed / done * (self._total - done)
-        end = "\n" if not terminal or done == self._total else ""
-        start = "\r" if terminal else ""
-        print(
-            f"{start}{done}/{self._total} answers, {passed:.0f} s passed, {left:.0f} s left  ",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def _names_a_recipe(arguments: Sequence[str]) -> bool:

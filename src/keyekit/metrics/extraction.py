@@ -8,6 +8,7 @@ import string
 __all__ = ["extract_answer", "extract_yes_no"]
 
 _BOXED = "\\boxed{"
+_RELEASED_MARKS = r""";/[]"{}()=+\_->`<@,?!"""
 _FULL_WIDTH = "。，、；：？！“”‘’（）《》【】…—～·「」『』．"
 
 
@@ -42,23 +43,35 @@ def _last_boxed(text: str) -> str | None:
     return None
 
 
-def extract_yes_no(text: str, ascii_punctuation_only: bool = False) -> str | None:
+def extract_yes_no(text: str, as_released: bool = False) -> str | None:
     """``"是"``, ``"否"`` or, if the text says neither or both, ``None`` (Keye-VL 8B sheet 8.3 items 1 and 2).
 
     Args:
         text: A response; what stands inside ``<think>`` does not count. English ``yes`` and ``no`` count where neither Chinese
             word stands alone.
-        ascii_punctuation_only: The released scorer strips no full-width punctuation, so that "是。" says neither; ``True``
-            reproduces that.
+        as_released: Split into words as the released scorer does: it knows some ASCII punctuation and none of full width, so
+            that "是。" says neither, and English words in small letters alone.
 
     Example:
-        >>> extract_yes_no("是。"), extract_yes_no("是。", ascii_punctuation_only=True)
+        >>> extract_yes_no("是。"), extract_yes_no("是。", as_released=True)
         ('是', None)
     """
     text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    punctuation = string.punctuation + ("" if ascii_punctuation_only else _FULL_WIDTH)
-    words = text.translate(str.maketrans(dict.fromkeys(punctuation, " "))).lower().split()
+    words = _released_words(text) if as_released else _words(text)
     for yes, no in (("是", "否"), ("yes", "no")):
         if (yes in words) != (no in words):
             return "是" if yes in words else "否"
     return None
+
+
+def _words(text: str) -> list[str]:
+    return text.translate(str.maketrans(dict.fromkeys(string.punctuation + _FULL_WIDTH, " "))).lower().split()
+
+
+def _released_words(text: str) -> list[str]:
+    """Marks next to a space vanish, others become one; all vanish where a comma groups digits; dots vanish outside numbers."""
+    grouped, words = re.search(r"\d,\d", text) is not None, text
+    for mark in _RELEASED_MARKS:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        words = words.replace(mark, "" if beside_space or grouped else " ")
+    return re.sub(r"(?<!\d)\.(?!\d)", "", words).split()

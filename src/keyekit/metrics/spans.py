@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["Span", "parse_span", "temporal_iou"]
+__all__ = ["Span", "find_span", "parse_span", "temporal_iou"]
 
 Span = tuple[float, float]
 """``(start, end)`` in seconds."""
@@ -32,6 +32,38 @@ def parse_span(text: str) -> Span | None:
     if len(numbers) != 2 or numbers[0] >= numbers[1]:
         return None
     return numbers[0], numbers[1]
+
+
+_CLOCK = re.compile(r"(?<![\d:.])(?:(\d{1,2}):)?(\d{1,2}):(\d{2}(?:\.\d+)?)(?![\d:])")
+_RANGE = re.compile(r"(\d+(?:\.\d*)?)\s*(?:[-\N{EN DASH}\N{EM DASH}~]|\bto\b)\s*(\d+(?:\.\d*)?)")
+
+
+def find_span(text: str) -> Span | None:
+    """The first time span in a sentence, as TimeLens reads answers (Keye-VL-2.0 sheet 12).
+
+    Two times on a clock (``1:05`` or ``01:02:03.5``), else two numbers with a dash or "to" between them, else the first two
+    numbers.
+
+    Args:
+        text: The answer.
+
+    Returns:
+        The span in seconds, also if it ends before it begins; ``None`` if the text does not hold two times.
+
+    Example:
+        >>> find_span("The event happens in 3.5 - 8 seconds."), find_span("from 00:59 until 1:02")
+        ((3.5, 8.0), (59.0, 62.0))
+        >>> find_span("It starts at 2 s") is None
+        True
+    """
+    clock = [
+        3600 * int(hours or 0) + 60 * int(minutes) + float(seconds) for hours, minutes, seconds in _CLOCK.findall(text)
+    ]
+    if len(clock) >= 2:
+        return clock[0], clock[1]
+    found = _RANGE.search(text)
+    numbers = list(found.groups()) if found else _NUMBER.findall(text)
+    return (float(numbers[0]), float(numbers[1])) if len(numbers) >= 2 else None
 
 
 def temporal_iou(first: Sequence[float] | None, second: Sequence[float] | None) -> float:

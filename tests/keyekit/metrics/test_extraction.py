@@ -39,9 +39,10 @@ def test_extraction(text: str, answer: str) -> None:
         ("是", "是"),
         ("否.", "否"),
         ("<think>否</think> 是", "是"),
+        ("<think>否\n是</think>否", "否"),
         ("是 否", None),
-        ("Yes, it is", "是"),
-        ("NO!", "否"),
+        ("yes, it is", "是"),
+        ("no!", "否"),
         ("是 no", "是"),
         ("不是", None),
         ("maybe", None),
@@ -50,9 +51,20 @@ def test_extraction(text: str, answer: str) -> None:
 )
 def test_yes_and_no(text: str, verdict: str | None) -> None:
     assert extract_yes_no(text) == verdict
-    assert extract_yes_no(text, ascii_punctuation_only=True) == verdict
+    assert extract_yes_no(text, as_released=True) == verdict
 
 
-def test_the_released_scorer_misses_full_width_punctuation() -> None:
-    assert extract_yes_no("是。") == "是"
-    assert extract_yes_no("是。", ascii_punctuation_only=True) is None
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [  # what the released scorer misses: full-width marks, capitals, marks that it does not know or takes away without a gap
+        ("是。", "是"),
+        ("“否”", "否"),
+        ("Yes", "是"),
+        ("**是**", "是"),
+        ("结论:是", "是"),
+        ("no,it is not , really", "否"),
+    ],
+)
+def test_the_released_scorer_misses_what_is_plain(text: str, verdict: str) -> None:
+    assert extract_yes_no(text) == verdict
+    assert extract_yes_no(text, as_released=True) is None

@@ -1,0 +1,1 @@
+"""Benchmarks in their official files, and running a model on them."""
