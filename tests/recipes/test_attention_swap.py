@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from keyekit.cli.expand import expand_recipe
-from keyekit.registry import build
+from keyekit.registry import load
 from keyekit.testing.tiny import tiny_context, tiny_layer_spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,5 +43,5 @@ def test_the_ablations_hide_much_of_a_sample_of_the_quickstart(name: str) -> Non
     arguments = dict(attention_of(str(ROOT / f"recipes/ablations/attention_{snake}.yaml"))["init_args"])
     arguments |= {"indexer_head_dim": 8} if name == "DSA" else {}  # the tiny rope is half as wide
     with torch.no_grad():
-        output = build("attention", name, tiny_layer_spec(), **arguments)(torch.randn(60, 32), tiny_context([60]))
+        output = load("attention", name)(tiny_layer_spec(), **arguments)(torch.randn(60, 32), tiny_context([60]))
     assert 0.2 < output.meters["selected_share"] < 0.55

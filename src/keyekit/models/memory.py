@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from keyekit.models.patterns import BlockPattern, NativePattern, WindowPattern
 from keyekit.models.sizes import LayerSizes, NetworkSizes, VisionSizes
+from keyekit.nn.attention.windowed import chunk_length
 
 __all__ = [
     "PRECISIONS",
@@ -189,7 +191,8 @@ def _layer(layer: LayerSizes, dim: int, precision: Precision, reference: bool, f
     dense = 4 * compute * layer.hidden_dim  # gate, its activation, up, their product
     experts = 4 * compute * layer.expert_dim + 2 * compute * layer.active_experts * dim  # likewise; inputs and outputs
     router = (4 * dim + 4 * layer.num_experts + 40 * layer.active_experts) if layer.num_experts else 0
-    return norms + inputs + attention + dense + experts + router + _sparse(layer, compute, reference)
+    sparse = _sparse(layer, compute, reference) + int(_pattern(layer, compute, reference, fused))
+    return norms + inputs + attention + dense + experts + router + sparse
 
 
 def _sparse(layer: LayerSizes, compute: int, reference: bool) -> int:
@@ -205,6 +208,48 @@ def _sparse(layer: LayerSizes, compute: int, reference: bool) -> int:
     weights = 3 * 4 * layer.topk * layer.num_heads  # logits, their exponentials, and these without the unused
     scores = 4 * layer.topk * (layer.indexer_dim + layer.indexer_heads + 2)
     return held + keys_and_values + weights + scores + 3 * 8 * layer.topk  # three times the selection as int64
+
+
+def _pattern(layer: LayerSizes, compute: int, reference: bool, fused: bool) -> float:
+    """The same for windows, blocks and their mixture, in sequences that are long beside them; masks of pairs are left out."""
+    pattern = layer.pattern
+    if isinstance(pattern, WindowPattern):
+        return _window(layer, pattern.window, pattern.sinks, pattern.sink_width / layer.head_dim, compute)
+    if isinstance(pattern, BlockPattern):
+        return _blocks(layer, pattern.choosers, pattern.topk_blocks * pattern.block_size, compute, reference)
+    if isinstance(pattern, NativePattern):
+        selected = _blocks(layer, layer.num_groups, pattern.topk_blocks * pattern.select_block, compute, reference)
+        return selected + _window(layer, pattern.window, 0, 0.0, compute) + _native(layer, pattern, compute, fused)
+    return 0
+
+
+def _window(layer: LayerSizes, window: int, sinks: int, wider: float, compute: int) -> float:
+    """Chunks of queries, their results, and every key and value in two chunks; ``wider`` by the place of sink logits."""
+    wide, narrow = layer.num_heads * layer.head_dim, layer.num_groups * layer.head_dim
+    keys = (1 + wider) * (2 + sinks / chunk_length(window, sinks)) - 1
+    queries = wider if wider else 1
+    return compute * (wide * (1 + wider + queries) + 2 * narrow * keys) + 3 * 8  # and three times rows as int64
+
+
+def _blocks(layer: LayerSizes, choosers: int, selected: int, compute: int, reference: bool) -> float:
+    """The selection as int32 and the result of each chooser; the definition copies the selected keys and values."""
+    wide, narrow = layer.num_heads * layer.head_dim, layer.num_groups * layer.head_dim
+    if not reference:
+        return compute * wide + 4 * choosers * selected
+    keys_and_values = 2 * 4 * selected * choosers * layer.head_dim - 2 * compute * narrow
+    weights = 3 * 4 * selected * layer.num_heads
+    return keys_and_values + weights + (2 * 8 + 1) * choosers * selected  # twice the selection as int64, once as bool
+
+
+def _native(layer: LayerSizes, pattern: NativePattern, compute: int, fused: bool) -> float:
+    """Summaries, keys and values of further branches, three results and their gates."""
+    wide, narrow = layer.num_heads * layer.head_dim, layer.num_groups * layer.head_dim
+    branches = 2 if layer.cache_width > 5 * narrow else 0  # with keys of their own
+    keys = branches * 4 * narrow * (1 if fused else 2) + 2 * compute * narrow
+    row = pattern.compress_block * layer.head_dim + 2 * pattern.compressor_dim + 2 * layer.head_dim
+    summaries = 2 * compute * layer.num_groups * row / pattern.compress_stride
+    results = compute * (4 * wide + 3 * layer.num_heads)  # three to be scaled, and that of the summaries by itself
+    return keys + summaries + results + 2 * compute * layer.num_heads
 
 
 def _block(vision: VisionSizes, precision: Precision) -> int:

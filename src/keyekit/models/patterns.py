@@ -107,6 +107,7 @@ class NativePattern:
         topk_blocks: Blocks that a query reads.
         window: Tokens of the sliding branch.
         num_heads: Query heads.
+        compressor_dim: Inner width of the perceptrons that summarise.
     """
 
     compress_block: int
@@ -115,6 +116,7 @@ class NativePattern:
     topk_blocks: int
     window: int
     num_heads: int
+    compressor_dim: int
 
     def cost(self, lengths: Sequence[int], keys: Sequence[int], rectangular: bool) -> PatternCost:
         """See :class:`Pattern`."""
@@ -189,6 +191,7 @@ def pattern_of(attention: Attention) -> Pattern | None:
             topk_blocks=attention.topk_blocks,
             window=attention.window,
             num_heads=spec.num_heads,
+            compressor_dim=attention.key_compressor.enter.out_features,
         )
     return None
 

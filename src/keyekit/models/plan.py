@@ -19,6 +19,7 @@ from keyekit.models.memory import (
     state_memory,
 )
 from keyekit.models.parameters import PartCount, count_parts, largest_unit
+from keyekit.models.patterns import BlockPattern, NativePattern
 from keyekit.models.sizes import NetworkSizes
 from keyekit.models.vision_language import VisionLanguageModel
 
@@ -65,7 +66,7 @@ class Costs:
         activations: Bytes that autograd keeps.
         checkpointed: The same when every layer is recomputed.
         reference: The same without recomputation, when sparse attention runs through its PyTorch definition; ``None`` for a
-            dense model.
+            model that selects no keys.
         cache: Bytes of the caches per token.
     """
 
@@ -189,7 +190,7 @@ def _costs(sizes: NetworkSizes, setting: Setting) -> Costs:
     patches = setting.frames * setting.frame_tokens * sizes.merge**2
     tokens, precision = setting.sequence_length, PRECISIONS[setting.precision]
     reference = None
-    if any(layer.topk for layer, _ in sizes.layers):
+    if any(layer.topk or isinstance(layer.pattern, BlockPattern | NativePattern) for layer, _ in sizes.layers):
         reference = activation_memory(sizes, tokens, patches, precision=precision, sparse_reference=True)
     return Costs(
         forward=forward_flops(sizes, [tokens], grids),

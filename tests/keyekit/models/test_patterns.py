@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from keyekit.models.cache import SequenceCache
 from keyekit.models.flops import forward_flops
-from keyekit.models.memory import cache_bytes
+from keyekit.models.memory import PRECISIONS, activation_memory, cache_bytes
 from keyekit.models.patterns import BlockPattern, NativePattern, WindowPattern, block_pairs, pattern_of
 from keyekit.models.sizes import NetworkSizes
 from keyekit.nn.attention.block_topk import BlockTopK
 from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.nsa import NSA
 from keyekit.nn.attention.sliding_window import SlidingWindow
-from keyekit.testing.tiny import tiny_batch, tiny_layer_spec, tiny_vision_language_model
+from keyekit.testing.tiny import tiny_batch, tiny_context, tiny_layer_spec, tiny_vision_language_model
 
 CASES = [(5, 5), (5, 9), (1, 9), (3, 8), (0, 4), (17, 17), (12, 40)]
 COUNTS_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in flop_registry
@@ -50,7 +50,13 @@ def test_blocks(queries: int, keys: int, size: int, topk: int) -> None:
 @pytest.mark.parametrize(("block", "stride"), [(4, 2), (2, 1), (4, 4)])
 def test_native(queries: int, keys: int, block: int, stride: int) -> None:
     pattern = NativePattern(
-        compress_block=block, compress_stride=stride, select_block=4, topk_blocks=3, window=5, num_heads=2
+        compress_block=block,
+        compress_stride=stride,
+        select_block=4,
+        topk_blocks=3,
+        window=5,
+        num_heads=2,
+        compressor_dim=8,
     )
     positions, ends = seen_positions(queries, keys), range(block - 1, keys, stride)
     summaries = sum(end <= p for p in positions for end in ends)
@@ -115,3 +121,41 @@ def test_the_cache_holds_what_is_planned(name: str) -> None:
     network(batch, cache=cache)
     held = sum(buffer.numel() for layer in (0, 1) for buffer in cache.layer(layer)._buffers.values())
     assert 2 * held == 30 * cache_bytes(NetworkSizes.of(network)).key_value
+
+
+def saved_bytes(layer: torch.nn.Module, length: int) -> int:
+    """Bytes per token that autograd keeps of two sequences, without masks of pairs and without the shared rotary tables."""
+    known = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+    context = tiny_context([length, length], layer.spec)
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in known and tensor.shape[-3:] != (2 * length, 1, 16):
+            kept[place] = tensor  # held, so that no other tensor gets the same place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(torch.randn(2 * length, 32, requires_grad=True), context)
+    masks = [tensor for tensor in kept.values() if tensor.ndim == 4 and tensor.shape[1] == 1 and tensor.shape[2] > 32]
+    whole, masked = (sum(tensor.untyped_storage().nbytes() for tensor in some) for some in (kept.values(), masks))
+    return (whole - masked) // (2 * length)
+
+
+SPARSE = {name: scheme for name, scheme in ATTENTIONS.items() if name not in ("wide window", "many blocks")} | {
+    "native, shared keys": partial(
+        NSA, compress_block=4, compress_stride=4, select_block=16, topk_blocks=3, window=7, separate_key_values=False
+    )
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_what_a_scheme_keeps_beyond_dense_attention(name: str) -> None:
+    torch.manual_seed(0)
+    kept = saved_bytes(SPARSE[name](tiny_layer_spec()), 800) - saved_bytes(Dense(tiny_layer_spec()), 800)
+    planned = []
+    for attention in (SPARSE[name], Dense):
+        sizes = NetworkSizes.of(tiny_vision_language_model(attention=attention))
+        settings = {"precision": PRECISIONS["32-true"], "sparse_reference": True}
+        planned.append(activation_memory(sizes, 1000, 0, **settings).decoder / 2000)
+    assert planned[0] - planned[1] == pytest.approx(kept, rel=0.1)

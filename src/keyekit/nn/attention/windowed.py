@@ -14,7 +14,7 @@ from keyekit.batch import Segments
 from keyekit.nn.attention.base import CacheGroup, LayerCache
 from keyekit.nn.attention.padded import repeated_last, similar
 
-__all__ = ["cached_windowed_attention", "computed_pairs", "windowed_attention", "windowed_pairs"]
+__all__ = ["cached_windowed_attention", "chunk_length", "computed_pairs", "windowed_attention", "windowed_pairs"]
 
 _SMALLEST_CHUNK = 64
 """Shorter chunks would waste less on narrow windows, but make many small products."""
@@ -125,6 +125,11 @@ def windowed_pairs(queries: int, keys: int, window: int, sinks: int = 0) -> int:
     return growing * earlier + growing * (growing + 1) // 2 + (queries - growing) * reach
 
 
+def chunk_length(window: int, sinks: int = 0) -> int:
+    """Queries of a chunk in a segment of more than one."""
+    return max(window + sinks, _SMALLEST_CHUNK)
+
+
 def computed_pairs(
     lengths: tuple[int, ...], key_lengths: tuple[int, ...], window: int, sinks: int = 0, extra: int = 0
 ) -> int:
@@ -226,7 +231,7 @@ class _Shape:
 
 
 def _shape(lengths: list[int], key_lengths: list[int], window: int, sinks: int) -> _Shape:
-    chunk = min(max(window + sinks, _SMALLEST_CHUNK), max(lengths))
+    chunk = min(chunk_length(window, sinks), max(lengths))
     earlier = max(keys - queries for queries, keys in zip(lengths, key_lengths, strict=True))
     return _Shape(
         chunk=chunk,
