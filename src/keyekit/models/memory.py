@@ -144,7 +144,6 @@ def activation_memory(
     precision: Precision,
     checkpointing: bool = False,
     sparse_reference: bool = False,
-    fused_norms: bool = True,
 ) -> Activations:
     """Activations of one pack.
 
@@ -158,12 +157,8 @@ def activation_memory(
         checkpointing: Whether layers are recomputed in the backward pass.
         sparse_reference: Whether sparse attention runs through its PyTorch definition, which copies the selected keys and
             values of every query.
-        fused_norms: Whether an RMSNorm keeps its input alone, as PyTorch's kernel for GPUs does; on a processor it keeps the
-            normalised values too.
     """
-    layers = [
-        (_layer(layer, sizes.dim, precision, sparse_reference, fused_norms), count) for layer, count in sizes.layers
-    ]
+    layers = [(_layer(layer, sizes.dim, precision, sparse_reference), count) for layer, count in sizes.layers]
     block = _block(sizes.vision, precision)
     if checkpointing:
         per_token = sizes.num_layers * precision.residual * sizes.dim + max((held for held, _ in layers), default=0)
@@ -181,17 +176,18 @@ def activation_memory(
     )
 
 
-def _layer(layer: LayerSizes, dim: int, precision: Precision, reference: bool, fused: bool) -> int:
+def _layer(layer: LayerSizes, dim: int, precision: Precision, reference: bool) -> int:
     """Bytes that a decoder layer keeps per token."""
     wide, narrow = layer.num_heads * layer.head_dim, layer.num_groups * layer.head_dim
     compute = precision.compute
-    norms = 4 * (2 * dim + wide + narrow) * (1 if fused else 2)  # inputs in float32
+    # Inputs in float32, and of each row of D or K numbers the inverse of its root mean square.
+    norms = 4 * (2 * dim + wide + narrow) + 4 * (2 + layer.num_heads + layer.num_groups)
     inputs = 2 * compute * dim  # what the projections of attention and feed-forward read
     attention = compute * 2 * (wide + narrow) + 4 * layer.num_heads  # query, key, value, output, log-sum-exp
     dense = 4 * compute * layer.hidden_dim  # gate, its activation, up, their product
     experts = 4 * compute * layer.expert_dim + 2 * compute * layer.active_experts * dim  # likewise; inputs and outputs
     router = (4 * dim + 4 * layer.num_experts + 40 * layer.active_experts) if layer.num_experts else 0
-    sparse = _sparse(layer, compute, reference) + int(_pattern(layer, compute, reference, fused))
+    sparse = _sparse(layer, compute, reference) + int(_pattern(layer, compute, reference))
     return norms + inputs + attention + dense + experts + router + sparse
 
 
@@ -210,7 +206,7 @@ def _sparse(layer: LayerSizes, compute: int, reference: bool) -> int:
     return held + keys_and_values + weights + scores + 3 * 8 * layer.topk  # three times the selection as int64
 
 
-def _pattern(layer: LayerSizes, compute: int, reference: bool, fused: bool) -> float:
+def _pattern(layer: LayerSizes, compute: int, reference: bool) -> float:
     """The same for windows, blocks and their mixture, in sequences that are long beside them; masks of pairs are left out."""
     pattern = layer.pattern
     if isinstance(pattern, WindowPattern):
@@ -219,7 +215,7 @@ def _pattern(layer: LayerSizes, compute: int, reference: bool, fused: bool) -> f
         return _blocks(layer, pattern.choosers, pattern.topk_blocks * pattern.block_size, compute, reference)
     if isinstance(pattern, NativePattern):
         selected = _blocks(layer, layer.num_groups, pattern.topk_blocks * pattern.select_block, compute, reference)
-        return selected + _window(layer, pattern.window, 0, 0.0, compute) + _native(layer, pattern, compute, fused)
+        return selected + _window(layer, pattern.window, 0, 0.0, compute) + _native(layer, pattern, compute)
     return 0
 
 
@@ -241,11 +237,11 @@ def _blocks(layer: LayerSizes, choosers: int, selected: int, compute: int, refer
     return keys_and_values + weights + (2 * 8 + 1) * choosers * selected  # twice the selection as int64, once as bool
 
 
-def _native(layer: LayerSizes, pattern: NativePattern, compute: int, fused: bool) -> float:
+def _native(layer: LayerSizes, pattern: NativePattern, compute: int) -> float:
     """Summaries, keys and values of further branches, three results and their gates."""
     wide, narrow = layer.num_heads * layer.head_dim, layer.num_groups * layer.head_dim
     branches = 2 if layer.cache_width > 5 * narrow else 0  # with keys of their own
-    keys = branches * 4 * narrow * (1 if fused else 2) + 2 * compute * narrow
+    keys = branches * 4 * (narrow + layer.num_groups) + 2 * compute * narrow
     row = pattern.compress_block * layer.head_dim + 2 * pattern.compressor_dim + 2 * layer.head_dim
     summaries = 2 * compute * layer.num_groups * row / pattern.compress_stride
     results = compute * (4 * wide + 3 * layer.num_heads)  # three to be scaled, and that of the summaries by itself

@@ -157,7 +157,7 @@ def block_pairs(queries: int, keys: int, size: int, topk: int) -> int:
 
     Example:
         >>> block_pairs(5, 5, size=2, topk=1), block_pairs(5, 5, size=2, topk=2), block_pairs(1, 9, size=2, topk=3)
-        (7, 12, 5)
+        (7, 13, 5)
     """
 
     def up_to(count: int) -> int:  # over the first ``count`` positions

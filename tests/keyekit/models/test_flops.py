@@ -22,8 +22,18 @@ def grouped_product(rows, matrices, *_, out_shape=None, **__) -> int:
     return 2 * rows[0] * rows[1] * matrices[-1]
 
 
+def indexer_scores(query, key, gate, query_lengths, key_lengths, *_, out_shape=None, **__) -> int:
+    """Nor what happens inside the operator that scores and selects keys: a product per head and the gated sum."""
+    pairs = sum(queries * keys for queries, keys in zip(query_lengths, key_lengths, strict=True))
+    return 2 * query[1] * (query[2] + 1) * pairs
+
+
 def counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: grouped_product})
+    operators = {
+        torch.ops.aten._grouped_mm: grouped_product,
+        torch.ops.keyekit_dsa.index_topk: indexer_scores,
+    }
+    return FlopCounterMode(display=False, custom_mapping=operators)
 
 
 def counted(counter: FlopCounterMode, attention: bool) -> int:

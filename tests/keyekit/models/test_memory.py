@@ -36,9 +36,7 @@ def test_activations_are_what_autograd_keeps(name, band) -> None:
     torch.manual_seed(0)
     network = PRESETS[name].build()
     batch = tiny_batch(lengths=(90, 90, 90), grids=((8, 8), (8, 8), (8, 8)), tail=0)
-    planned = activation_memory(
-        NetworkSizes.of(network), 270, 192, precision=FULL, sparse_reference=True, fused_norms=False
-    )
+    planned = activation_memory(NetworkSizes.of(network), 270, 192, precision=FULL, sparse_reference=True)
     kept = saved_bytes(network, batch)
     assert (planned.decoder + planned.vision) / kept == pytest.approx(1.0, abs=band)
 

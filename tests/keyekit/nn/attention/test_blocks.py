@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
@@ -54,3 +56,30 @@ def test_every_chooser_attends_to_its_own_rows(choosers: int) -> None:
         own = [tensor[:, head // 3, None] for tensor in (key, value)]
         alone, _ = attention_over_selection(query[:, head, None], *own, rows[:, head * choosers // 6], 8**-0.5)
         torch.testing.assert_close(mixed[:, head, None], alone)
+
+
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version(package).split(".")[:2])
+
+
+@pytest.mark.skipif(
+    _release("triton") < (3, 7) and _release("numpy") >= (2, 4) and not torch.cuda.is_available(),
+    reason="Triton 3.6's interpreter needs numpy < 2.4",
+)
+@pytest.mark.parametrize("choosers", [2, 4])
+def test_kernels_agree_in_outputs_and_gradients(choosers: int) -> None:
+    """On a GPU, or through the interpreter: groups of one head and packs of one group are nothing that DSA itself has."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    segments = Segments.of([17, 0, 7], device=device)
+    tensors = [torch.randn(24, heads, 16, device=device, requires_grad=True) for heads in (4, 2, 2)]
+    blocks = all_blocks(segments, 2, choosers).clone()
+    blocks[:, 0, 1:] = -1  # the choosers differ
+    rows = block_rows(blocks, segments, 2)
+    weight = torch.randn(24, 4, 16, device=device)
+    results = []
+    for implementation in ("torch", "triton"):
+        mixed = attend_to_rows(*tensors, rows, segments, implementation)
+        results.append((mixed, *torch.autograd.grad((mixed * weight).sum(), tensors)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
