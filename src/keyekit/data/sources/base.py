@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keyekit.data.conversations.base import ConversationFormat
 from keyekit.data.conversations.messages import Messages
 from keyekit.data.sample import Sample
-from keyekit.data.sources.files import find_files
+from keyekit.data.sources.files import Stamp, find_files
 
 __all__ = ["Record", "ShardedSource", "Source"]
 
@@ -127,6 +127,6 @@ class ShardedSource(Source):
         return path.parent if self.media is None else Path(self.media)
 
     def fingerprint(self) -> str:
-        """Names and lengths of the files, in order."""
+        """Names, numbers of entries, sizes and times of the files, in order."""
         shards = zip(self.files, self._shards, strict=True)
-        return "\n".join(f"{type(self).__name__}:{path}:{len(shard)}" for path, shard in shards)
+        return "\n".join(f"{type(self).__name__}:{path}:{len(shard)}:{Stamp.of(path)}" for path, shard in shards)
