@@ -15,12 +15,16 @@ from keyekit_kernels.dsa.attention_tiles import (
     is_selected,
     query_rows,
     softmax_result,
+    union_keys,
     union_rows,
 )
 from keyekit_kernels.dsa.launch import launch_for, next_power_of_two
 from keyekit_kernels.dsa.union import Union
 
 __all__ = ["query_forward", "union_forward"]
+
+# Sums between these kept every weight that matters: smaller ones than 2^-126 were flushed, and add less than one rounding.
+LEAST, MOST = tl.constexpr(1e-15), tl.constexpr(1e27)
 
 
 @triton.jit
@@ -57,6 +61,65 @@ def query_forward_kernel(
 
 
 @triton.jit
+def _steady_softmax(
+    state,
+    query,
+    key,
+    value,
+    keys,
+    masks,
+    bit,
+    count,
+    group,
+    num_groups,
+    scale,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> tuple:
+    """Sums of exponentials beside a fixed reference, the largest logit of the first tile, selected or not.
+
+    Nothing is rescaled on the way, so products stay in flight from one tile to the next. Powers of two reach from 2^-126 to
+    2^127: the caller looks at the total whether that was enough.
+    """
+    _, _, mixed = state
+    _, k, _ = union_keys(key, value, keys, masks, 0, count, group, num_groups, WIDTH, BLOCK, WIDE)
+    peak = tl.max(tl.dot(query, tl.trans(k), input_precision="ieee"), 1) * scale
+    weights = tl.zeros([query.shape[0], BLOCK], tl.float32)
+    for start in range(0, count, BLOCK):
+        bits, k, v = union_keys(key, value, keys, masks, start, count, group, num_groups, WIDTH, BLOCK, WIDE)
+        logits = tl.dot(query, tl.trans(k), input_precision="ieee") * scale - peak[:, None]
+        tile = tl.exp2(tl.where(is_selected(bits, bit), logits, EMPTY))
+        weights += tile
+        mixed = tl.dot(tile.to(v.dtype), v, mixed, input_precision="ieee")
+    return peak, tl.sum(weights, 1), mixed
+
+
+@triton.jit
+def _online_softmax(
+    state,
+    query,
+    key,
+    value,
+    keys,
+    masks,
+    bit,
+    count,
+    group,
+    num_groups,
+    scale,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> tuple:
+    """The same with a running maximum, whatever the logits are."""
+    for start in range(0, count, BLOCK):
+        bits, k, v = union_keys(key, value, keys, masks, start, count, group, num_groups, WIDTH, BLOCK, WIDE)
+        state = fold_keys(state, query, k, v, is_selected(bits, bit), scale)
+    return state
+
+
+@triton.jit
 def union_forward_kernel(
     query,  # [T, H, WIDTH]
     key,  # [S, G, WIDTH]
@@ -76,22 +139,36 @@ def union_forward_kernel(
     PARTS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
 ) -> None:
     """One program per ``QUERIES`` of a block and group: rows are (query, head), and a bit says who selected which key."""
     block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
-    group, column = tl.program_id(1), tl.arange(0, BLOCK)
+    group = tl.program_id(1)
     bit, real, head, heads = union_rows(first, size, block, part, group, num_groups, PER_GROUP, PADDED, QUERIES, WIDTH)
     q = tl.load(query + heads, mask=real[:, None], other=0.0)
-    peak = tl.full([QUERIES * PADDED], EMPTY, tl.float32)
-    state = peak, tl.zeros([QUERIES * PADDED], tl.float32), tl.zeros([QUERIES * PADDED, WIDTH], tl.float32)
     begin = tl.load(starts + block)
     count = (tl.load(starts + block + 1) - begin).to(tl.int32)
-    for start in range(0, count, BLOCK):
-        inside = start + column < count
-        index = tl.load(keys + begin + start + column, mask=inside, other=0)
-        mask = tl.load(masks + begin + start + column, mask=inside, other=0)
-        _, k, v = gather_keys(key, value, index, inside, group, num_groups, WIDTH)
-        state = fold_keys(state, q, k, v, is_selected(mask, bit) & real[:, None], scale)
+    keys += begin
+    masks += begin
+    ROWS: tl.constexpr = QUERIES * PADDED
+    peak = tl.full([ROWS], EMPTY, tl.float32)
+    state = peak, tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    if count > 0:
+        # Weights in float16 end at 65504; in the other types they reach as far as the sums.
+        if value.dtype.element_ty == tl.float16:
+            state = _online_softmax(
+                state, q, key, value, keys, masks, bit, count, group, num_groups, scale, WIDTH, BLOCK, WIDE
+            )
+        else:
+            steady = _steady_softmax(
+                state, q, key, value, keys, masks, bit, count, group, num_groups, scale, WIDTH, BLOCK, WIDE
+            )
+            fine = (steady[1] > LEAST) & (steady[1] < MOST)  # false for NaN
+            if tl.min((fine | (real == 0)).to(tl.int32), 0) == 0:
+                steady = _online_softmax(
+                    state, q, key, value, keys, masks, bit, count, group, num_groups, scale, WIDTH, BLOCK, WIDE
+                )
+            state = steady
     mixed, row_lse = softmax_result(state)
     tl.store(output + heads, mixed.to(output.dtype.element_ty), mask=real[:, None])
     tl.store(lse + head, row_lse, mask=real)
@@ -178,10 +255,16 @@ def union_forward(query: Tensor, key: Tensor, value: Tensor, union: Union, scale
             PARTS=parts,
             WIDTH=width,
             BLOCK=launch.block,
+            WIDE=needs_wide_offsets(key),
             num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
             num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
         )
     return output, lse
+
+
+def needs_wide_offsets(tensor: Tensor) -> bool:
+    """Whether offsets inside a tensor outgrow 32 bits."""
+    return tensor.numel() >= 2**31
 
 
 def rows_of(wanted: int, group: int, per_group: int) -> tuple[int, int]:

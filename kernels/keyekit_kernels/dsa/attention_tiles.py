@@ -17,6 +17,7 @@ __all__ = [
     "is_selected",
     "query_rows",
     "softmax_result",
+    "union_keys",
     "union_rows",
 ]
 
@@ -66,8 +67,37 @@ def gather_keys(key, value, index, there, group, num_groups, WIDTH: tl.constexpr
 
 @triton.jit
 def is_selected(masks, bit) -> tl.tensor:
-    """Whether the query of each row selected the key of each column, from the keys' bit masks."""
-    return ((masks[None, :] >> bit[:, None]) & 1) != 0
+    """Whether the query of each row selected the key of each column: its bit, moved to where the sign is."""
+    return (masks[None, :] << (31 - bit)[:, None]) < 0
+
+
+@triton.jit
+def union_keys(
+    key,
+    value,
+    keys,
+    masks,
+    start,
+    count,
+    group,
+    num_groups,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> tuple:
+    """A tile of a block's union: bit masks, keys and values of a group. Behind the last key it is repeated, selected by nobody.
+
+    ``WIDE`` makes offsets int64, which costs registers: for tensors of 2^31 numbers and more.
+    """
+    column = start + tl.arange(0, BLOCK)
+    slot = tl.minimum(column, count - 1)
+    index = tl.load(keys + slot)
+    bits = tl.where(column < count, tl.load(masks + slot), 0)
+    if WIDE:
+        index = index.to(tl.int64)
+    place = index[:, None] * (num_groups * WIDTH) + tl.arange(0, WIDTH)
+    at = group * WIDTH
+    return bits, tl.load(key + at + place), tl.load(value + at + place)
 
 
 @triton.jit

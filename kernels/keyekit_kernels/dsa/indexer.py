@@ -1,9 +1,9 @@
 """Triton kernel of the lightning indexer: scores of a chunk of queries, with the maxima of sub-blocks of keys.
 
-A tile of queries meets a tile of keys. The keys stay in shared memory while a loop that runs at run time takes one head
-after the other: one product of the tensor cores, then one maximum and one multiply-add per (query, key) on its result.
-Nothing unrolls over heads, so any number of heads compiles to the same registers, and the scores come out with keys along
-the fast axis, as they are stored.
+A tile of keys stays in shared memory while a loop that runs at run time takes one head of some queries after the other: one
+product of the tensor cores, then one maximum and one multiply-add per (query, key) on its result. Nothing unrolls over heads,
+so any number of heads compiles to the same registers, and the scores come out with keys along the fast axis, as they are
+stored. Several programs share a multiprocessor: one multiplies while another adds.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from torch import Tensor
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.packed_rows import check_lengths, cut_tiles, to_device
 
-__all__ = ["check_indexer", "index_logits", "indexer_launch", "launch_logits", "score_visible"]
+__all__ = ["check_indexer", "index_logits", "indexer_launch", "launch_logits", "queries_of_run", "score_visible"]
 
 WIDTHS = (16, 32, 64, 128)
 NARROWEST_EIGHT_BIT = 32  # tensor cores take 32 channels of eight bits at a time
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 
-# Registers and shared memory of each entry: tests/kernels/dsa/compiled.py. 256 keys a tile, because each head's queries are
-# loaded once per tile of keys; float32 multiplies on the vector units, where small tiles avoid spills.
+# Registers and shared memory of each entry: tests/kernels/dsa/compiled.py. With 168 registers three programs fit on a
+# multiprocessor. Float32 multiplies on the vector units, where small tiles avoid spills.
+_HALF = Launch(128, 4, 3, queries=64, registers=168)
 _TABLE = {
     torch.float32: Launch(64, 4, 2, queries=32),
-    torch.float16: Launch(256, 8, 3, queries=64),
-    torch.bfloat16: Launch(256, 8, 3, queries=64),
-    torch.float8_e4m3fn: Launch(256, 8, 3, queries=64),
+    torch.float16: _HALF,
+    torch.bfloat16: _HALF,
+    torch.float8_e4m3fn: _HALF,
 }
+_RUN = 8
+"""Times that a program takes ``queries`` more queries."""
 _INTERPRETED = Launch(32, 4, 1, queries=16)
 
 
@@ -74,18 +77,28 @@ def score_visible(
 
 
 @triton.jit
+def _store_scores(scores, maxima, rows, count, result, stride, SUB: tl.constexpr):
+    """Write a tile of scores and the maxima of its sub-blocks; the pointers are at the first row and column of the program."""
+    line, real = rows.to(tl.int64)[:, None], (rows < count)[:, None]
+    column, group = tl.arange(0, result.shape[1]), tl.arange(0, result.shape[1] // SUB)
+    tl.store(scores + line * stride + column[None, :], result, mask=real)
+    highest = tl.max(tl.reshape(result, [result.shape[0], result.shape[1] // SUB, SUB]), 2)
+    tl.store(maxima + line * (stride // SUB) + group[None, :], highest, mask=real)
+
+
+@triton.jit
 def index_logits_kernel(
-    query,  # [T, heads, WIDTH]
+    query,  # [T, HEADS, WIDTH]
     key,  # [S, WIDTH]
-    gate,  # [T, heads] float32
+    gate,  # [T, HEADS] float32
     key_scale,  # [S] float32 or None
     tiles,  # [tiles, 4] int32: first query, queries, first key, keys that the first query sees
     scores,  # [rows, stride] float32
     maxima,  # [rows, stride / SUB] float32
-    num_heads,
     scale,
     first_row,
     stride,
+    HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -93,29 +106,46 @@ def index_logits_kernel(
     FILL: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """One program per tile of queries and tile of keys. NaN and keys that a query does not see become minus infinity."""
-    tile = tiles + tl.program_id(0) * 4
+    """One program per tile of keys and run of queries. NaN and keys that a query does not see become minus infinity.
+
+    The keys stay in shared memory. One loop takes the heads of ``QUERIES`` queries after one another, then those of the next
+    ones, so that the loads of queries never pause.
+    """
+    tile, start = tiles + tl.program_id(1) * 4, tl.program_id(0) * BLOCK
     first_query, count = tl.load(tile), tl.load(tile + 1)
     first_key, first_visible = tl.load(tile + 2).to(tl.int64), tl.load(tile + 3)
     last_visible = first_visible + count - 1
-    start = tl.program_id(1) * BLOCK
-    row, column = tl.arange(0, QUERIES), start + tl.arange(0, BLOCK)
-    seen = start < last_visible
-    if seen or FILL:
-        result = tl.full([QUERIES, BLOCK], float("-inf"), tl.float32)
-        if seen:
-            rows = (first_query + tl.minimum(row, count - 1)).to(tl.int64)
-            found = score_visible(
-                query, key, gate, key_scale, rows, column, first_key, last_visible, num_heads, scale, WIDTH, PRECISION
-            )
-            allowed = (column[None, :] < (first_visible + row)[:, None]) & (found == found)
-            result = tl.where(allowed, found, result)
-        real = (row < count)[:, None]
-        place = (first_query - first_row + row).to(tl.int64)[:, None]
-        tl.store(scores + place * stride + column[None, :], result, mask=real)
-        group = start // SUB + tl.arange(0, BLOCK // SUB)
-        highest = tl.max(tl.reshape(result, [QUERIES, BLOCK // SUB, SUB]), 2)
-        tl.store(maxima + place * (stride // SUB) + group[None, :], highest, mask=real)
+    row, column, channel = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, WIDTH)
+    steps = (count + QUERIES - 1) // QUERIES
+    blind = tl.where(start < last_visible, tl.maximum(start - first_visible + 1, 0) // QUERIES, steps)
+    # Wide numbers are scalars: offsets inside a run fit into 32 bits.
+    query += first_query.to(tl.int64) * (HEADS * WIDTH)
+    gate += first_query.to(tl.int64) * HEADS
+    scores += (first_query - first_row).to(tl.int64) * stride + start
+    maxima += (first_query - first_row).to(tl.int64) * (stride // SUB) + start // SUB
+    if FILL:
+        for step in range(0, blind):
+            nothing = tl.full([QUERIES, BLOCK], float("-inf"), tl.float32)
+            _store_scores(scores, maxima, step * QUERIES + row, count, nothing, stride, SUB)
+    if blind < steps:
+        place = first_key + tl.minimum(start + column, last_visible - 1)
+        k = tl.load(key + place[:, None] * WIDTH + channel[None, :])
+        factor = tl.full([BLOCK], 1.0, tl.float32) * scale
+        if key_scale is not None:
+            factor = tl.load(key_scale + place) * scale
+        found = tl.zeros([QUERIES, BLOCK], tl.float32)
+        for turn in range(blind * HEADS, steps * HEADS):
+            rows, head = turn // HEADS * QUERIES + row, turn % HEADS
+            at = tl.minimum(rows, count - 1) * HEADS + head
+            q = tl.load(query + (at * WIDTH)[:, None] + channel[None, :])
+            weight = tl.load(gate + at)
+            products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            found += tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL) * weight[:, None]
+            if head == HEADS - 1:
+                result = found * factor[None, :]
+                allowed = (start + column[None, :] < (first_visible + rows)[:, None]) & (result == result)
+                _store_scores(scores, maxima, rows, count, tl.where(allowed, result, float("-inf")), stride, SUB)
+                found = tl.zeros([QUERIES, BLOCK], tl.float32)
 
 
 @torch.no_grad()
@@ -175,7 +205,7 @@ def index_logits(
     else:
         scores, maxima = out
         _check_out(scores, maxima, len(rows), sub_block, launch.block)
-    tiles = cut_tiles(query_lengths, key_lengths, launch.queries, skip, rows)
+    tiles = cut_tiles(query_lengths, key_lengths, queries_of_run(launch), skip, rows)
     width = max((visible + count - 1 for _, count, _, visible in tiles), default=0)
     if width > scores.shape[1]:
         raise ValueError(f"out has {scores.shape[1]} columns, a query of rows sees {width} keys")
@@ -204,7 +234,8 @@ def launch_logits(
         key: ``[S, indexer_dim]``.
         weights: ``[T, I]`` float32 gates with the queries' scales.
         key_scale: ``[S]`` float32 or None.
-        tiles: ``[tiles, 4]`` int32 from :func:`~keyekit_kernels.dsa.packed_rows.cut_tiles`.
+        tiles: ``[tiles, 4]`` int32 from :func:`~keyekit_kernels.dsa.packed_rows.cut_tiles` in runs of
+            :func:`queries_of_run`.
         out: Scores and maxima.
         first_row: Packed query of the first row of ``out``.
         columns: Leading columns of ``out`` to visit.
@@ -214,7 +245,7 @@ def launch_logits(
     scores, maxima = out
     if not tiles.shape[0] or not columns:
         return
-    index_logits_kernel[(tiles.shape[0], -(-columns // launch.block))](
+    index_logits_kernel[(-(-columns // launch.block), tiles.shape[0])](
         query,
         key,
         weights,
@@ -222,10 +253,10 @@ def launch_logits(
         tiles,
         scores,
         maxima,
-        query.shape[1],
         query.shape[2] ** -0.5,  # Keye-VL-2.0 sheet 4.1 items 6 and 7: no power of the number of heads
         first_row,
         scores.shape[1],
+        HEADS=query.shape[1],
         WIDTH=query.shape[2],
         QUERIES=launch.queries,
         BLOCK=launch.block,
@@ -234,7 +265,13 @@ def launch_logits(
         PRECISION="ieee",
         num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
         num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
+        maxnreg=launch.registers,  # pyright: ignore[reportCallIssue]
     )
+
+
+def queries_of_run(launch: Launch) -> int:
+    """Queries of one program, for :func:`~keyekit_kernels.dsa.packed_rows.cut_tiles`."""
+    return launch.queries * _RUN
 
 
 def indexer_launch(query: Tensor) -> Launch:

@@ -16,22 +16,24 @@ class Launch:
         warps: Warps per program.
         stages: Steps whose loads are in flight.
         queries: Queries per program; 1 for the kernels that take each query by itself.
+        registers: Most registers of a thread, where fewer let another program onto the multiprocessor.
     """
 
     block: int
     warps: int
     stages: int
     queries: int = 1
+    registers: int | None = None
 
 
-# dsa-kernels sheet 9: 8 queries a program out of a union of 16, 4 warps, 3 stages beat every other forward; the joint kernel
-# for keys and values is fastest with 16 queries, 8 warps and 2 stages; the gradient of the queries as in sheet 5.4.
+# Measured on an H100 (docs/evidence/dsa-gpu.md): unions of 8 queries with 4 warps and 2 stages, two programs to a
+# multiprocessor, beat 16 queries, 128 keys and 8 warps in every pass. Keys collect the gradients of 32 queries in registers.
 _TABLE: dict[str, Launch] = {
     "query forward": Launch(64, 4, 3),
     "query backward": Launch(64, 4, 2),
-    "union forward": Launch(64, 4, 3, queries=8),
-    "union backward query": Launch(64, 8, 3, queries=16),
-    "union backward key": Launch(64, 8, 2, queries=16),
+    "union forward": Launch(64, 4, 2, queries=8),
+    "union backward query": Launch(64, 4, 2, queries=8),
+    "union backward key": Launch(64, 4, 2, queries=8),
 }
 _SMALL: dict[str, Launch] = {name: Launch(16, 4, 1, min(entry.queries, 4)) for name, entry in _TABLE.items()}
 """For the interpreter and for heads narrower than a tensor core's tile: what is tested there are borders, not speed."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits
+from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits, queries_of_run
 from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, to_device, visible_keys
-from keyekit_kernels.dsa.topk import SUB_BLOCK, select_topk
+from keyekit_kernels.dsa.topk import select_topk, sub_block_of
 
 __all__ = ["index_topk"]
 
@@ -60,18 +60,20 @@ def index_topk(
     launch = indexer_launch(query)
     chunks = cut_chunks(query_lengths, key_lengths, workspace // 4, launch.block, skip=width)
     tiles = [
-        cut_tiles(query_lengths, key_lengths, launch.queries, width, range(chunk.start, chunk.stop)) for chunk in chunks
+        cut_tiles(query_lengths, key_lengths, queries_of_run(launch), width, range(chunk.start, chunk.stop))
+        for chunk in chunks
     ]
     tables = to_device([tile for group in tiles for tile in group], torch.int32, query.device).split(
         [len(group) for group in tiles]
     )
     visible, first_key = visible_keys(query_lengths, key_lengths, query.device)
     largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in chunks), default=0)
-    buffer = query.new_empty(largest + largest // SUB_BLOCK, dtype=torch.float32)
+    buffer = query.new_empty(largest + largest // 2, dtype=torch.float32)  # sub-blocks have two keys or more
     for chunk, table in zip(chunks, tables, strict=True):
         rows, size = slice(chunk.start, chunk.stop), (chunk.stop - chunk.start) * chunk.width
         scores = buffer[:size].view(-1, chunk.width) if size else buffer.new_empty(rows.stop - rows.start, 0)
-        maxima = buffer[size : size + size // SUB_BLOCK].view(scores.shape[0], chunk.width // SUB_BLOCK)
+        sub_block = sub_block_of(chunk.width)
+        maxima = buffer[size : size + size // sub_block].view(scores.shape[0], chunk.width // sub_block)
         launch_logits(
             query, key, weights, key_scale, table, (scores, maxima), chunk.start, chunk.width, fill=False, launch=launch
         )

@@ -16,9 +16,9 @@ from keyekit_kernels.dsa.union import Union, build_union
 
 __all__ = ["SparseGQA", "attend", "attend_backward", "choose_union"]
 
-_UNION_GROUP = 16
-_UNION_LIMIT = 4.2
-"""Largest U / k at which unions beat single queries (dsa-kernels sheet 3.2, dispatch rule)."""
+_UNION_GROUP = 8
+_UNION_LIMIT = 4.5
+"""Largest U / k of eight queries at which unions beat single queries in the forward pass (docs/evidence/dsa-gpu.md)."""
 
 
 class SparseGQA(torch.autograd.Function):

@@ -2,10 +2,15 @@
 
 Order keys by score (descending), then by index (ascending), and sub-blocks of keys by their maximum in the same way. Then
 *the best k keys lie in the best k sub-blocks*: the sub-blocks that precede the one of a selected key each hold a key that
-precedes it (their maximum is larger, or equal at a lower index), so k or more of them would leave it no place. Two
-applications of one primitive, the exact top-k of a block of numbers in registers, therefore give the exact top-k of a row
-that is read only in part: first on the maxima, then on the k sub-blocks they point to. There is nothing to overflow, ties
-included, and both steps emit in ascending order, so nothing is sorted.
+precedes it (their maximum is larger, or equal at a lower index), so k or more of them would leave it no place.
+
+The fast path *bounds*, *collects* and *selects*. A number that k maxima or a few more reach is reached by k keys at least:
+no key below it is selected. A loose bound is found in few steps. The sub-blocks that reach it are read, the keys in them that
+reach it are collected, usually hardly more than k, and the exact top-k of these is taken in registers.
+
+Rows with too many such keys, tied or crowded in few sub-blocks, are left to the thorough path: the exact top-k of the maxima,
+then that of the k sub-blocks they point to. There is nothing to overflow. Every step emits in ascending order, so nothing is
+sorted.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from torch import Tensor
 
 from keyekit_kernels.dsa.launch import next_power_of_two
 
-__all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "select_topk_split", "topk_warps"]
+__all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "select_topk_split", "sub_block_of", "topk_warps"]
 
 LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinity included: no key here
 
@@ -27,8 +32,10 @@ _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
 _SPAN = 16384
 """Scores per program of the split variant."""
+_COLLECTED = 4096
+"""Scores of sub-blocks that a program looks at in one step."""
 SUB_BLOCK = 8
-"""Keys per maximum. With 8 the maxima of 128K keys and the 2048 sub-blocks chosen of them are equally many numbers, 16384."""
+"""Keys per maximum where one size serves all lengths: 128K keys have 16384 maxima, as many as 2048 sub-blocks have keys."""
 
 
 @triton.jit
@@ -94,11 +101,134 @@ def _inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: t
 
 
 @triton.jit
+def _as_float(order):
+    """The float of an integer of :func:`_order`."""
+    return (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _loose_bound(order, wanted, most):
+    """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``; how many do.
+
+    Counts fall about exponentially with the score, so their logarithms are interpolated; every fourth step halves.
+    """
+    low, high = tl.min(tl.where(order == LOWEST, 2147483647, order), 0), tl.max(order, 0)
+    reach, above = tl.sum((order > LOWEST).to(tl.int32), 0), tl.full([], 0, tl.int32)
+    goal = tl.log2((wanted + most) * 0.5)
+    step = tl.full([], 0, tl.int32)
+    while (low < high) & (reach > most):
+        top, bottom = tl.log2(reach.to(tl.float32)), tl.log2(above.to(tl.float32) + 0.5)
+        guess = _as_float(low) + (_as_float(high) - _as_float(low)) * ((top - goal) / (top - bottom))
+        bits = tl.where(guess == guess, guess, 0.0).to(tl.int32, bitcast=True)
+        probe = tl.minimum(tl.maximum(bits ^ ((bits >> 31) & 0x7FFFFFFF), low + 1), high)
+        middle = tl.where(step % 4 == 3, (low | high) - ((low ^ high) >> 1), probe)
+        count = tl.sum((order >= middle).to(tl.int32), 0)
+        enough = count >= wanted
+        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle - 1)
+        reach, above = tl.where(enough, count, reach), tl.where(enough, above, count)
+        step += 1
+    return low, reach
+
+
+@triton.jit
+def bound_kernel(
+    maxima,  # [rows, stride / SUB] float32
+    visible,  # [rows] int32
+    groups,  # [rows, LIMIT] int32
+    numbers,  # [rows] int32
+    bounds,  # [rows] int32
+    stride,
+    width,
+    GROUPS: tl.constexpr,
+    SUB: tl.constexpr,
+    LIMIT: tl.constexpr,
+) -> None:
+    """One program per row: sub-blocks that reach a bound, how many they are (-1: more than ``LIMIT``), and the bound."""
+    row = tl.program_id(0).to(tl.int64)
+    seen = tl.load(visible + row)
+    if seen > width:
+        blocks, index = (seen + SUB - 1) // SUB, tl.arange(0, GROUPS)
+        peaks = tl.load(maxima + row * (stride // SUB) + index, mask=index < blocks, other=0.0)
+        order = tl.where(index < blocks, _order(peaks), LOWEST)
+        bound, reach = tl.full([], LOWEST + 1, tl.int32), blocks
+        if blocks > width:
+            bound, reach = _loose_bound(order, width, width + width // 8)
+        if reach <= LIMIT:
+            chosen = order >= bound
+            place = tl.cumsum(chosen.to(tl.int32), 0) - 1
+            tl.store(groups + row * LIMIT + place, index, mask=chosen)
+        tl.store(numbers + row, tl.where(reach <= LIMIT, reach, -1))
+        tl.store(bounds + row, bound)
+
+
+@triton.jit
+def _select_kept(scores, kept, number, bound, origin, out, width, LIMIT: tl.constexpr):
+    """Exact top-``width`` of the ``number`` keys in a list."""
+    slot = tl.arange(0, LIMIT)
+    column = tl.load(kept + slot, mask=slot < number, other=0)
+    found = tl.load(scores + column, mask=slot < number, other=0.0)
+    order = tl.where(slot < number, _order(found), LOWEST)
+    chosen, place = _places(order, _threshold(order, width, bound), width)
+    tl.store(out + place, origin + column, mask=chosen)
+
+
+@triton.jit
+def collect_kernel(
+    scores,  # [rows, stride] float32
+    visible,  # [rows] int32
+    first_key,  # [rows] int32
+    groups,  # [rows, LIMIT] int32
+    numbers,  # [rows] int32
+    bounds,  # [rows] int32
+    kept,  # [rows, 2 * LIMIT] int32
+    out,  # [rows, width] int32
+    stride,
+    width,
+    SUB: tl.constexpr,
+    LIMIT: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """One program per row: collect the keys that reach the bound, select among them; ``numbers`` is -1 if they are too many."""
+    row = tl.program_id(0).to(tl.int64)
+    seen, origin = tl.load(visible + row), tl.load(first_key + row)
+    out += row * width
+    if seen <= width:
+        tl.store(numbers + row, 0)
+        _take_all(out, seen, origin, width, LIMIT)
+    else:
+        scores += row * stride
+        kept += row * (2 * LIMIT)
+        number, bound = tl.load(numbers + row), tl.load(bounds + row)
+        total = tl.full([], 0, tl.int32)
+        for start in range(0, number, CHUNK):
+            slot = start + tl.arange(0, CHUNK)
+            block = tl.load(groups + row * LIMIT + slot, mask=slot < number, other=0)
+            member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
+            there = (slot < number)[:, None] & (member < seen)
+            found = tl.load(scores + member, mask=there, other=0.0)
+            reaches = there & (_order(found) >= bound)
+            line = tl.sum(reaches.to(tl.int32), 1)
+            before = total + tl.cumsum(line, 0) - line
+            place = before[:, None] + tl.cumsum(reaches.to(tl.int32), 1) - 1
+            tl.store(kept + place, member, mask=reaches & (place < 2 * LIMIT))
+            total += tl.sum(line, 0)
+        if (number < 0) | (total > 2 * LIMIT):
+            tl.store(numbers + row, -1)
+        else:
+            tl.debug_barrier()  # everybody has written before the list is read
+            if total <= LIMIT:
+                _select_kept(scores, kept, total, bound, origin, out, width, LIMIT)
+            else:
+                _select_kept(scores, kept, total, bound, origin, out, width, 2 * LIMIT)
+
+
+@triton.jit
 def topk_rows_kernel(
     scores,  # [rows, stride] float32
     maxima,  # [rows, stride / SUB] float32
     visible,  # [rows] int32
     first_key,  # [rows] int32, added to every index
+    numbers,  # [rows] int32 or None: the rows where it is -1 are all that is done
     out,  # [rows, width] int32
     stride,
     width,
@@ -116,9 +246,12 @@ def topk_rows_kernel(
     out += row * width
     scores += row * stride
     maxima += row * (stride // SUB)
-    if seen <= width:
+    wanted = True
+    if numbers is not None:
+        wanted = tl.load(numbers + row) < 0
+    if wanted & (seen <= width):
         _take_all(out, seen, origin, width, CHOSEN)
-    else:
+    elif wanted:
         blocks = (seen + SUB - 1) // SUB
         slot = tl.arange(0, CHOSEN)
         block = slot
@@ -248,11 +381,15 @@ def select_topk(
     first_key = torch.zeros_like(visible) if first_key is None else first_key
     out = visible.new_empty(scores.shape[0], topk) if out is None else out
     if out.numel():
+        numbers = None
+        if not nested and groups > chosen:
+            numbers = _collect(scores, maxima, visible, first_key, out, sub_block)
         topk_rows_kernel[(scores.shape[0],)](
             scores,
             maxima,
             visible,
             first_key,
+            numbers,
             out,
             scores.shape[1],
             topk,
@@ -263,6 +400,45 @@ def select_topk(
             num_warps=topk_warps(max(chosen * sub_block, groups)),  # pyright: ignore[reportCallIssue]
         )
     return out
+
+
+def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor, out: Tensor, sub_block: int) -> Tensor:
+    """The fast path; returns ``[R]`` int32, -1 for the rows that it left out."""
+    rows, topk = out.shape
+    limit = 2 * next_power_of_two(topk)
+    groups, kept = visible.new_empty(rows, limit), visible.new_empty(rows, 2 * limit)
+    numbers, bounds = visible.new_empty(rows), visible.new_empty(rows)
+    padded = next_power_of_two(maxima.shape[1])
+    bound_kernel[(rows,)](
+        maxima,
+        visible,
+        groups,
+        numbers,
+        bounds,
+        scores.shape[1],
+        topk,
+        GROUPS=padded,
+        SUB=sub_block,
+        LIMIT=limit,
+        num_warps=topk_warps(padded),  # pyright: ignore[reportCallIssue]
+    )
+    collect_kernel[(rows,)](
+        scores,
+        visible,
+        first_key,
+        groups,
+        numbers,
+        bounds,
+        kept,
+        out,
+        scores.shape[1],
+        topk,
+        SUB=sub_block,
+        LIMIT=limit,
+        CHUNK=min(_COLLECTED // sub_block, limit),
+        num_warps=8,  # pyright: ignore[reportCallIssue]
+    )
+    return numbers
 
 
 @torch.no_grad()
@@ -338,6 +514,17 @@ def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) ->
     """
     hidden = torch.arange(scores.shape[1], device=scores.device) >= visible[:, None]
     return scores.masked_fill(hidden | scores.isnan(), -torch.inf).unflatten(1, (-1, sub_block)).amax(2)
+
+
+def sub_block_of(width: int) -> int:
+    """Keys per maximum for rows of so many scores: about 8192 maxima, and no more than one program can hold.
+
+    Example:
+        >>> [sub_block_of(keys * 1024) for keys in (4, 16, 32, 64, 128, 256, 512)]
+        [2, 2, 4, 8, 8, 16, 16]
+    """
+    wanted = min(max(next_power_of_two(max(width, 1)) // 8192, 2), SUB_BLOCK)
+    return min(max(wanted, next_power_of_two(max(width, 1)) // _LARGEST_LEVEL), 2 * SUB_BLOCK)
 
 
 def topk_warps(numbers: int) -> int:

@@ -1,4 +1,9 @@
-"""The keys that adjacent queries select together: what they share is loaded once."""
+"""The keys that adjacent queries select together: what they share is loaded once.
+
+On a GPU a scratch word per key and 32 queries collects their bits; counting and placing the words that are not zero gives the
+sorted lists of 8, 16 or 32 queries alike. The scratch is taken in chunks that stay in the cache, and causally: a chunk is no
+wider than what its last query sees.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Union", "build_union"]
+__all__ = ["WIDEST_GROUP", "Union", "build_union"]
 
-_LARGEST_GROUP = 16
+WIDEST_GROUP = 32
+"""Bits of a mask."""
+
 _CHUNK_BYTES = 256 * 2**20
-"""Scratch of one chunk of blocks: 4 bytes per block and key."""
+"""Scratch of one chunk of blocks in PyTorch: 4 bytes per block and key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,8 @@ class Union:
         group: Most queries of a block; blocks never straddle sequences.
         num_queries: Queries of all blocks, T.
         selected: Number of selected (query, key) pairs.
+        lengths: Queries and keys of each sequence.
+        merged: Keys of the unions of 32 queries, where a GPU counted them.
     """
 
     keys: Tensor
@@ -38,6 +47,8 @@ class Union:
     group: int
     num_queries: int
     selected: int
+    lengths: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    merged: int = 0
 
     @property
     def num_blocks(self) -> int:
@@ -49,6 +60,48 @@ class Union:
         """U / k: keys of an average union over keys that an average query selects; 1 if all queries of a block agree."""
         return self.keys.shape[0] * self.num_queries / max(self.num_blocks * self.selected, 1)
 
+    def regrouped(self, group: int) -> Union:
+        """The union of larger blocks, made from this one; itself where blocks of this size do not divide into them.
+
+        Args:
+            group: Queries of the larger blocks, at most :data:`WIDEST_GROUP`.
+        """
+        if group <= self.group or group % self.group or not self.num_blocks:
+            return self
+        if self.keys.is_cuda and group == WIDEST_GROUP:
+            from keyekit_kernels.dsa.union_kernels import merge_blocks
+
+            return merge_blocks(self)
+        queries, keys = self.lengths
+        return build_union(self._indices(), queries, keys, group)
+
+    def _indices(self) -> Tensor:
+        """The selections that the union was built from, ``[T, N]``, rows padded with -1."""
+        block = torch.repeat_interleave(self.starts.diff())
+        bit = torch.arange(self.group, device=self.keys.device)
+        entry, query = ((self.masks[:, None] >> bit) & 1).nonzero(as_tuple=True)
+        row = self.first[block[entry]].long() + query
+        order = row.argsort(stable=True)
+        row, counts = row[order], torch.bincount(row, minlength=self.num_queries)
+        indices = self.keys.new_full((self.num_queries, int(counts.max())), -1)
+        slot = torch.arange(row.shape[0], device=row.device) - (counts.cumsum(0) - counts)[row]
+        indices[row, slot] = self.keys[entry[order]]
+        return indices
+
+    def tiles(self, block: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Cut the unions of blocks ``begin`` to ``end`` into tiles of ``block`` keys, without waiting for the device.
+
+        Returns:
+            For each tile its block, and its first key inside the block. There may be more entries than tiles; those name
+            the block ``end``.
+        """
+        tiles = (self.starts[begin : end + 1].diff() + (block - 1)) // block
+        ends = tiles.cumsum(0)
+        number = torch.arange(self.keys.shape[0] // block + end - begin, device=self.keys.device)
+        owner = torch.searchsorted(ends, number, right=True)
+        start = (number - (ends - tiles)[owner.clamp(max=end - begin - 1)]) * block
+        return (owner + begin).to(torch.int32), start.to(torch.int32)
+
 
 @torch.no_grad()
 def build_union(indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int], group: int = 16) -> Union:
@@ -57,10 +110,10 @@ def build_union(indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequ
     Waits once for the device, to learn how long the unions are.
 
     Args:
-        indices: ``[T, N]`` int32 rows of the packed keys, -1 for none.
-        query_lengths: Queries of each sequence; together T.
+        indices: ``[T, N]`` int32 rows of the packed keys, -1 for none; on a GPU no key behind the query itself.
+        query_lengths: Queries of each sequence, its last positions; together T.
         key_lengths: Keys of each sequence.
-        group: Queries per block, 1 to 16.
+        group: Queries per block, 1 to 32.
 
     Raises:
         ValueError: If ``group`` is out of range.
@@ -70,8 +123,12 @@ def build_union(indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequ
         >>> union.keys.tolist(), union.masks.tolist(), union.starts.tolist()
         ([0, 1, 0, 2], [3, 2, 1, 1], [0, 2, 4])
     """
-    if not 1 <= group <= _LARGEST_GROUP:
-        raise ValueError(f"group={group}: a block holds 1 to {_LARGEST_GROUP} queries")
+    if not 1 <= group <= WIDEST_GROUP:
+        raise ValueError(f"group={group}: a block holds 1 to {WIDEST_GROUP} queries")
+    if indices.is_cuda and WIDEST_GROUP % group == 0:
+        from keyekit_kernels.dsa.union_kernels import build_blocks
+
+        return build_blocks(indices, query_lengths, key_lengths, group)
     first, size, origin, span = _blocks(query_lengths, key_lengths, group)
     device = indices.device
     counts, keys, masks = [], [], []
@@ -97,6 +154,7 @@ def build_union(indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequ
         group=group,
         num_queries=indices.shape[0],
         selected=int((indices >= 0).sum()),
+        lengths=(tuple(query_lengths), tuple(key_lengths)),
     )
 
 

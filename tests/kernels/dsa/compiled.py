@@ -84,6 +84,7 @@ def indexer_cases():
             if dtype == torch.float8_e4m3fn:
                 types["key_scale"] = "*fp32"
             constants = {
+                "HEADS": 1024 // width,
                 "WIDTH": width,
                 "QUERIES": launch.queries,
                 "BLOCK": launch.block,
@@ -108,8 +109,12 @@ def topk_cases():
         "width": "i32",
         "num_candidates": "i32",
     }
+    types |= dict.fromkeys(("groups", "numbers", "bounds", "kept"), "*i32")
     rows = topk.topk_rows_kernel
     sizes = [
+        (topk.bound_kernel, {"GROUPS": 8192, "SUB": 8, "LIMIT": 4096}, 8192),
+        (topk.bound_kernel, {"GROUPS": 16384, "SUB": 8, "LIMIT": 4096}, 16384),
+        *((topk.collect_kernel, {"SUB": sub, "LIMIT": 4096, "CHUNK": 4096 // sub}, 8192) for sub in (2, 4, 8, 16)),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 16384, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": True}, 16384),

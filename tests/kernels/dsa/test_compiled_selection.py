@@ -11,6 +11,8 @@ from building import assert_fits, build_table
 SPILLS = {  # bytes per thread; none of them lies in a loop
     "index_logits_kernel": 8,
     "index_lse_kernel": 8,
+    "bound_kernel": 0,
+    "collect_kernel": 64,
     "topk_rows_kernel": 64,
     "topk_spans_kernel": 64,
     "topk_merge_kernel": 64,

@@ -13,8 +13,8 @@ def test_narrow_heads_and_the_interpreter_get_small_tiles(kernel: str) -> None:
     assert launch_for(kernel, 32).block < wide.block
 
 
-def test_the_forward_takes_half_of_a_union_of_sixteen() -> None:
-    assert launch_for("union forward", 128) == Launch(64, 4, 3, queries=8)  # dsa-kernels sheet 9
+def test_the_forward_takes_eight_queries_in_two_stages() -> None:
+    assert launch_for("union forward", 128) == Launch(64, 4, 2, queries=8)  # docs/evidence/dsa-gpu.md
 
 
 def test_powers_of_two_are_not_below_the_number() -> None:

@@ -50,7 +50,7 @@ def test_keys_are_shared_where_neighbours_agree_and_it_is_said(caplog, monkeypat
         for indices in (apart, apart, same, same):
             dsa.sparse_attention(*made.values(), indices, 0.25, "triton", (12,), (12,))
     assert [record.getMessage() for record in caplog.records if "U/k" in record.getMessage()] == [
-        "sparse attention runs query by query: U/k is about 12.0",
+        "sparse attention runs query by query: U/k is about 6.0",
         "sparse attention runs over unions: U/k is about 1.0",
     ]
 

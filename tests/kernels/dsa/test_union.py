@@ -61,7 +61,28 @@ def test_nothing_selected_and_nothing_there() -> None:
     assert build_union(torch.zeros(0, 2, dtype=torch.int32), [], [], 2).num_blocks == 0
 
 
-@pytest.mark.parametrize("group", [0, 17])
+@pytest.mark.parametrize("group", [0, 33])
 def test_a_group_out_of_range_is_refused(group: int) -> None:
-    with pytest.raises(ValueError, match="a block holds 1 to 16 queries"):
+    with pytest.raises(ValueError, match="a block holds 1 to 32 queries"):
         build_union(torch.zeros(1, 1, dtype=torch.int32), [1], [1], group)
+
+
+@pytest.mark.parametrize("group", [1, 4, 8])
+def test_larger_blocks_of_a_union_are_those_built_at_once(group: int) -> None:
+    lengths = (19, 0, 5), (23, 2, 9)
+    indices = selections(*lengths, topk=4)
+    indices[3] = -1
+    ours, whole = build_union(indices, *lengths, group).regrouped(16), build_union(indices, *lengths, 16)
+    for name in ("keys", "masks", "starts", "first", "size", "group", "num_queries", "selected"):
+        assert torch.equal(torch.as_tensor(getattr(ours, name)), torch.as_tensor(getattr(whole, name))), name
+    assert whole.regrouped(24) is whole
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 4), (1, 3), (2, 3)])
+def test_tiles_cover_each_block_and_none_is_left_over_but_the_last(begin: int, end: int) -> None:
+    union = build_union(selections((8,), (30,), topk=9), [8], [30], group=2)
+    blocks, starts = (tensor.tolist() for tensor in union.tiles(4, begin, end))
+    sizes = union.starts.diff().tolist()
+    expected = [(block, start) for block in range(begin, end) for start in range(0, sizes[block], 4)]
+    assert list(zip(blocks, starts, strict=True))[: len(expected)] == expected
+    assert set(blocks[len(expected) :]) <= {end}

@@ -1,0 +1,129 @@
+# ruff: noqa: E501
+"""The table and the page of ``dsa_matrix.py``, from its rows."""
+
+from __future__ import annotations
+
+__all__ = ["page", "table"]
+
+COLUMNS = ("item", "L", "rows", "pattern", "U/k", "ms", "TF useful", "TF executed", "MiB", "ratio", "against")
+
+
+def table(rows: list[dict], head: bool = True) -> str:
+    """Rows as a Markdown table; ``ratio`` is the peer's time over ours."""
+    lines = []
+    if head:
+        lines = ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 2) + " --- |"]
+    for row in rows:
+        length = row["length"] // 1024
+        cells = [
+            row["item"] + (f" ({row['note']})" if "note" in row else ""),
+            f"{length}K" if length else str(row["length"]),
+            str(row.get("rows", "")),
+            row.get("pattern", ""),
+            f"{row['sharing']:.2f}" if "sharing" in row else "",
+            f"{row['ms']:.3f}" if "ms" in row else row.get("failed", "failed"),
+            f"{row['useful_tf']:.0f}" if "useful_tf" in row else "",
+            f"{row['executed_tf']:.0f}" if "executed_tf" in row else "",
+            f"{row['peak_mib']:.0f}" if "peak_mib" in row else "",
+            f"{row['ratio']:.2f}x" if "ratio" in row else "",
+            row.get("peer", ""),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def find(runs: list[dict], item: str, length: int, pattern: str | None = None) -> dict | None:
+    """The first row of an item, or None where it was not run."""
+    for run in runs:
+        for row in run["rows"]:
+            if row["item"] == item and row["length"] == length * 1024 and row.get("pattern") == pattern and "ms" in row:
+                return row
+    return None
+
+
+BARS = (  # issue: DSA kernels: right, then fast
+    *(("layer forward", length, "U/k 2", bar) for length, bar in ((32, 1.0), (64, 1.7), (128, 2.6), (256, 3.0))),
+    *(("layer forward", length, "U/k 4", bar) for length, bar in ((32, 0.7), (64, 1.2), (128, 2.0), (256, 2.6))),
+    ("sparse forward alone", 128, "U/k 2", 8.0),
+    ("sparse forward alone", 128, "U/k 4", 5.0),
+    ("sparse backward", 128, "U/k 2", 5.5),
+    ("sparse backward", 128, "U/k 4", 3.0),
+    ("layer forward + backward + KL", 128, "U/k 2", 3.0),
+    ("layer forward + backward + KL", 128, "U/k 4", 2.0),
+    ("top-k", 128, None, 2.5),
+    ("KL dense, forward + backward", 32, None, 0.67),
+    ("decode, batch 1, graph", 128, None, 2.0),
+    ("decode, batch 8, graph", 128, None, 7.0),
+    ("decode, batch 32, graph", 128, None, 10.0),
+)
+
+LOST = """\
+| tried | result on the H100 | so |
+| --- | --- | --- |
+| indexer: 64 x 256 keys, 8 warps, one program a multiprocessor | 0.140e12 pairs/s of 16x64 | 64 x 128, 4 warps: 0.176 |
+| indexer: 64 x 128, a program per tile | 0.176 | keys stay, runs of 8 tiles, 168 registers, three programs: 0.208-0.224 |
+| indexer: queries through the tensor memory accelerator | 0.208 (0.248 in e4m3, against 0.265) | no gain: the units wait for each other, not for addresses |
+| indexer: 64 keys a tile, or 4 stages, or 128 queries | 0.157-0.191 | no |
+| top-k: interpolated search in place of halving, one kernel | 0.776 ms against 0.843 (2048 x 128K) | searching was not the cost; scans over 16384 numbers were |
+| top-k: exact top-k of maxima, then candidates (two kernels) | 0.70 ms | a loose bound needs a third of the steps: 0.68, and 0.27 against 0.52 at 16K |
+| top-k: sub-blocks of 16 at 128K | 0.88 ms | sub-blocks of 8 |
+| union forward: 128 keys a tile, or 8 warps | 1.33-1.93 ms against 1.14 (U/k 2, 4096 rows) | 64 keys, 4 warps, two programs a multiprocessor |
+| union forward: running maximum | 1.09 ms | fixed reference, guarded: 0.90 ms; rows outside its range are done again |
+| gradient of keys: 8 warps, 16 queries a step, 128 keys a tile | 2.36-4.24 ms against 2.09 | 64 keys, 8 queries, 4 warps |
+| gradient of keys: predicated loads in place of clamped ones | 2.33 ms | clamped |
+| gradient of keys: unions of 16 | 2.71 ms | unions of 32: half the atomic traffic, 10 % more products |
+| gradient of keys: no atomic additions at all (wrong results) | 2.28 ms against 2.33 | atomics are no longer the limit; latency between four products is |
+"""
+
+
+def page(runs: list[dict]) -> str:
+    """The page of evidence."""
+    lines = [
+        "# Sparse attention on a GPU",
+        "",
+        "After this page you know what the kernels of sparse attention cost beside dense attention, what limits them, and what",
+        "was tried and lost.",
+        "",
+    ]
+    for run in runs:
+        facts = run["facts"]
+        lines += [
+            f"```console\n$ {facts['command']}\n```",
+            "",
+            f"{facts['card']}; torch {facts['torch']}, Triton {facts['triton']}, Python {facts['python']}, commit "
+            f"{facts['commit']}; {facts['shape']}.",
+            "",
+        ]
+    lines += [
+        "*U/k* is the number of keys in the union of 16 adjacent queries over the keys of one query; ratios depend on it. "
+        "The selections are synthetic: each 16 queries choose among one union, of which the next 16 keep nine tenths. *Rows* "
+        "says how much was timed: the last rows of a sequence, or all. *Ratio* is the peer's time over ours, both in one process; "
+        "*its share* scales the peer's time for the whole causal sequence to the rows that were timed. MiB is the peak above "
+        "the inputs.",
+        "",
+        "## Against the bars",
+        "",
+        "| item | L | U/k | at least | measured | |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for item, length, pattern, bar in BARS:
+        row = find(runs, item, length, pattern)
+        cells = f"| {item} | {length}K | {pattern or ''} | {bar:g}x |"
+        if row is None or "ratio" not in row:
+            lines.append(f"{cells} not run | |")
+        else:
+            lines.append(f"{cells} {row['ratio']:.2f}x | {'reached' if row['ratio'] >= bar else 'missed'} |")
+    checks = {name: value for run in runs for name, value in run["checks"].items()}
+    if checks:
+        lines += ["", "## Right", "", "| check | found |", "| --- | ---: |"]
+        lines += [
+            f"| {name} | {value if isinstance(value, bool) else f'{value:.1e}'} |" for name, value in checks.items()
+        ]
+        lines += [
+            "",
+            "Errors are norms of the difference over norms of the float64 result, in bfloat16 with every output poisoned "
+            "beforehand; the bars are 5e-3 for outputs and 1e-2 for gradients.",
+        ]
+    lines += ["", "## All figures", "", table([row for run in runs for row in run["rows"]])]
+    lines += ["", "## Tried and lost", "", LOST]
+    return "\n".join(lines)

@@ -1,0 +1,312 @@
+"""Triton kernels that build unions: mark who selected which key, count, and place the keys that somebody selected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from keyekit_kernels.dsa.packed_rows import to_device
+from keyekit_kernels.dsa.union import WIDEST_GROUP, Union
+
+__all__ = ["build_blocks", "merge_blocks"]
+
+BITS = tl.constexpr(WIDEST_GROUP)
+_SCRATCH_BYTES = 48 * 2**20
+"""Scratch of a chunk of blocks: what the cache of an H100 holds."""
+_SPAN = 16384
+"""Keys of a block that one program counts and places."""
+_TILE = 2048
+_ROOM = 4
+"""U / k for which room is made at first; longer unions are placed a second time, in as much room as they were found to need."""
+
+
+@triton.jit
+def mark_rows_kernel(
+    indices,  # [T, N] int32
+    table,  # [blocks, 4] int32: first query, queries, first key, keys that the last query sees
+    words,  # [blocks, stride] int32, zero before
+    num_selected,
+    stride,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program per block and query sets the query's bit in the words of its keys."""
+    block, query = tl.program_id(0), tl.program_id(1)
+    if query < tl.load(table + block * 4 + 1):
+        row = indices + (tl.load(table + block * 4) + query).to(tl.int64) * num_selected
+        words += block.to(tl.int64) * stride - tl.load(table + block * 4 + 2)
+        bit = tl.full([BLOCK], 1, tl.int32) << query
+        for start in range(0, num_selected, BLOCK):
+            slot = start + tl.arange(0, BLOCK)
+            index = tl.load(row + slot, mask=slot < num_selected, other=-1)
+            tl.atomic_or(words + index, bit, mask=index >= 0, sem="relaxed")
+
+
+@triton.jit
+def mark_unions_kernel(
+    keys,  # [U] int32
+    masks,  # [U] int32
+    starts,  # [narrow blocks + 1] int64
+    narrow,  # [blocks] int32, the first narrow block of each block
+    table,
+    words,
+    stride,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program per block and narrow block in it moves the masks of the narrow block to their place in the words."""
+    block, part = tl.program_id(0), tl.program_id(1)
+    if part * GROUP < tl.load(table + block * 4 + 1):
+        words += block.to(tl.int64) * stride - tl.load(table + block * 4 + 2)
+        begin = tl.load(starts + tl.load(narrow + block) + part)
+        count = (tl.load(starts + tl.load(narrow + block) + part + 1) - begin).to(tl.int32)
+        for start in range(0, count, BLOCK):
+            slot = start + tl.arange(0, BLOCK)
+            index = tl.load(keys + begin + slot, mask=slot < count, other=0)
+            bits = tl.load(masks + begin + slot, mask=slot < count, other=0) << (part * GROUP)
+            tl.atomic_or(words + index, bits, mask=slot < count, sem="relaxed")
+
+
+@triton.jit
+def count_kernel(
+    words,
+    counts,  # [blocks, PARTS, segments] int32
+    merged,  # [1] int64, zero before
+    stride,
+    span,
+    GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """One program per block and span of keys: how many of them each ``GROUP`` queries selected together, and how many all."""
+    block, segment, segments = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    words += block.to(tl.int64) * stride
+    end = tl.minimum((segment + 1) * span, stride)
+    part = tl.arange(0, PARTS)
+    total, anybody = tl.zeros([PARTS], tl.int32), tl.full([], 0, tl.int32)
+    for start in range(segment * span, end, TILE):
+        place = start + tl.arange(0, TILE)
+        word = tl.load(words + place, mask=place < end, other=0)
+        for one in tl.static_range(PARTS):
+            there = tl.sum((_bits(word, one, GROUP) != 0).to(tl.int32), 0)
+            total += tl.where(part == one, there, 0)
+        anybody += tl.sum((word != 0).to(tl.int32), 0)
+    tl.atomic_add(merged, anybody.to(tl.int64), sem="relaxed")
+    tl.store(counts + (block * PARTS + part) * segments + segment, total)
+
+
+@triton.jit
+def place_kernel(
+    words,  # zero after
+    counts,
+    ends,  # [blocks, PARTS, segments] int64, sums of the counts up to and with each
+    table,
+    keys,  # [capacity] int32
+    masks,  # [capacity] int32
+    stride,
+    span,
+    capacity,
+    GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """One program per block and span of keys writes those that were selected, and clears the words for the next chunk."""
+    block, segment, segments = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    words += block.to(tl.int64) * stride
+    first_key = tl.load(table + block * 4 + 2)
+    begin, end = segment * span, tl.minimum((segment + 1) * span, stride)
+    for part in tl.static_range(PARTS):
+        slot = (block * PARTS + part) * segments + segment
+        count = tl.load(counts + slot)
+        if count > 0:
+            at = tl.load(ends + slot) - count
+            for start in range(begin, end, TILE):
+                place = start + tl.arange(0, TILE)
+                bits = _bits(tl.load(words + place, mask=place < end, other=0), part, GROUP)
+                there = (bits != 0).to(tl.int32)
+                to = at + tl.cumsum(there, 0) - 1
+                fits = (there != 0) & (to < capacity)
+                tl.store(keys + to, first_key + place, mask=fits)
+                tl.store(masks + to, bits, mask=fits)
+                at += tl.sum(there, 0)
+    tl.debug_barrier()
+    for start in range(begin, end, TILE):
+        place = start + tl.arange(0, TILE)
+        tl.store(words + place, tl.zeros([TILE], tl.int32), mask=place < end)
+
+
+@triton.jit
+def _bits(word, part: tl.constexpr, GROUP: tl.constexpr):
+    """Bits of the queries of one part of a block."""
+    if GROUP == BITS:
+        return word
+    return (word >> (part * GROUP)) & ((1 << GROUP) - 1)
+
+
+@torch.no_grad()
+def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int], group: int) -> Union:
+    """:func:`~keyekit_kernels.dsa.union.build_union` on a device, for a ``group`` that divides 32.
+
+    Args:
+        indices: ``[T, N]`` int32; no query selects keys behind itself.
+        query_lengths: Queries of each sequence, its last positions.
+        key_lengths: Keys of each sequence.
+        group: Queries per block.
+    """
+    layout = _Layout.of(query_lengths, key_lengths, group, indices.device)
+    indices = indices.contiguous()
+
+    def mark(table: Tensor, words: Tensor, stride: int, _: slice) -> None:
+        if indices.shape[1]:
+            mark_rows_kernel[(table.shape[0], BITS.value)](
+                indices,
+                table,
+                words,
+                indices.shape[1],
+                stride,
+                BLOCK=1024,
+                num_warps=4,  # pyright: ignore[reportCallIssue]
+            )
+
+    room = _ROOM * indices.shape[1] * len(layout.real)
+    keys, masks, starts, merged = _build(layout, mark, room)
+    total, selected, merged = torch.stack([starts[-1], (indices >= 0).sum(), merged[0]]).tolist()
+    if total > room:
+        keys, masks, starts, _ = _build(layout, mark, total)
+    return layout.union(keys[:total].clone(), masks[:total].clone(), starts, selected, merged)
+
+
+@torch.no_grad()
+def merge_blocks(union: Union) -> Union:
+    """The union of 32 queries from one of fewer that :func:`build_blocks` built, without waiting for the device."""
+    layout = _Layout.of(*union.lengths, WIDEST_GROUP, union.keys.device)
+    narrow = to_device(layout.narrow(union.group), torch.int32, union.keys.device)
+
+    def mark(table: Tensor, words: Tensor, stride: int, chunk: slice) -> None:
+        mark_unions_kernel[(table.shape[0], WIDEST_GROUP // union.group)](
+            union.keys,
+            union.masks,
+            union.starts,
+            narrow[chunk],
+            table,
+            words,
+            stride,
+            GROUP=union.group,
+            BLOCK=1024,
+            num_warps=4,  # pyright: ignore[reportCallIssue]
+        )
+
+    keys, masks, starts, _ = _build(layout, mark, union.merged)
+    return layout.union(keys, masks, starts, union.selected, union.merged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Blocks of 32 queries, and which parts of ``group`` queries in them exist.
+
+    Args:
+        blocks: Per block its first query, its queries, its first key and the keys that its last query sees.
+        table: The same on the device.
+        real: Numbers of the parts that hold queries.
+        group: Queries of a part.
+        lengths: Queries and keys of each sequence.
+    """
+
+    blocks: list[tuple[int, int, int, int]]
+    table: Tensor
+    real: list[int]
+    group: int
+    lengths: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, query_lengths: Sequence[int], key_lengths: Sequence[int], group: int, device: torch.device) -> _Layout:
+        """The layout of packed sequences."""
+        blocks, real = [], []
+        query, key, width, parts = 0, 0, BITS.value, BITS.value // group
+        for queries, keys in zip(query_lengths, key_lengths, strict=True):
+            for start in range(0, queries, width):
+                size = min(width, queries - start)
+                real += range(len(blocks) * parts, len(blocks) * parts + -(-size // group))
+                blocks.append((query + start, size, key, keys - queries + start + size))
+            query, key = query + queries, key + keys
+        table = to_device(blocks, torch.int32, device).view(-1, 4)
+        return cls(blocks, table, real, group, (tuple(query_lengths), tuple(key_lengths)))
+
+    def narrow(self, group: int) -> list[int]:
+        """Number of the first block of ``group`` queries in each block."""
+        numbers, number = [], 0
+        for _, size, _, _ in self.blocks:
+            numbers.append(number)
+            number += -(-size // group)
+        return numbers
+
+    def chunks(self, words: int) -> Iterator[tuple[slice, int]]:
+        """Ranges of blocks and their stride, whose scratch has at most so many words, or a single block."""
+        begin, widest = 0, 0
+        for number, (_, _, _, seen) in enumerate(self.blocks):
+            wider = max(widest, seen)
+            if number > begin and (number + 1 - begin) * _aligned(wider) > words:
+                yield slice(begin, number), _aligned(widest)
+                begin, wider = number, seen
+            widest = wider
+        if begin < len(self.blocks):
+            yield slice(begin, len(self.blocks)), _aligned(widest)
+
+    def union(self, keys: Tensor, masks: Tensor, starts: Tensor, selected: int, merged: int) -> Union:
+        """Leave out parts without queries; nothing is in them."""
+        parts, device = BITS.value // self.group, keys.device
+        number = to_device(self.real, torch.int64, device)
+        if len(self.real) < len(self.blocks) * parts:
+            starts = torch.cat([starts[number], starts[-1:]])
+        offset = number % parts * self.group
+        first, size = self.table[number // parts, :2].unbind(1)
+        return Union(
+            keys=keys,
+            masks=masks,
+            starts=starts,
+            first=(first + offset).to(torch.int32),
+            size=(size - offset).clamp(max=self.group).to(torch.int32),
+            group=self.group,
+            num_queries=sum(self.lengths[0]),
+            selected=selected,
+            lengths=self.lengths,
+            merged=merged,
+        )
+
+
+def _aligned(width: int) -> int:
+    return -(-width // 16) * 16
+
+
+def _build(
+    layout: _Layout, mark: Callable[[Tensor, Tensor, int, slice], None], capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lists of all parts.
+
+    Returns:
+        Keys and masks ``[capacity]``, as far as they fit; where each part begins and the last one ends; the number of keys
+        if parts of 32 queries were merged.
+    """
+    device, group, parts = layout.table.device, layout.group, BITS.value // layout.group
+    chunks = list(layout.chunks(_SCRATCH_BYTES // 4))
+    size = max(((chunk.stop - chunk.start) * stride for chunk, stride in chunks), default=0)
+    words = torch.zeros(size, dtype=torch.int32, device=device)
+    keys, masks = (torch.empty(capacity, dtype=torch.int32, device=device) for _ in range(2))
+    zero, merged = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+    starts = [zero]
+    for chunk, stride in chunks:
+        blocks, segments = chunk.stop - chunk.start, -(-stride // _SPAN)
+        counts = torch.empty(blocks * parts * segments, dtype=torch.int32, device=device)
+        mark(layout.table[chunk], words, stride, chunk)
+        shape = {"GROUP": group, "PARTS": parts, "TILE": _TILE}
+        count_kernel[(blocks, segments)](words, counts, merged, stride, _SPAN, **shape)
+        ends = counts.cumsum(0) + starts[-1][-1]
+        place_kernel[(blocks, segments)](
+            words, counts, ends, layout.table[chunk], keys, masks, stride, _SPAN, capacity, **shape
+        )
+        starts.append(ends.view(-1, segments)[:, -1])
+    return keys, masks, torch.cat(starts), merged
