@@ -1,4 +1,4 @@
-"""Memory of the indexer's divergence as sequences grow, beside the two plain formulas that hold matrices of L x L.
+"""Memory of the indexer's divergence as sequences grow, beside the plain formula that holds matrices of L x L.
 
     python benchmarks/kernels/kl_memory.py --write docs/evidence/kl-memory.md
 
@@ -28,7 +28,8 @@ if not torch.cuda.is_available():
 
 import triton
 
-from keyekit_kernels.dsa import reference
+from keyekit_kernels import dsa
+from keyekit_kernels.dsa import kl_dense_torch, reference
 from keyekit_kernels.dsa.kl import sparse_indexer_kl
 from keyekit_kernels.dsa.kl_dense import dense_indexer_kl
 
@@ -39,7 +40,14 @@ if DEVICE.type == "cuda":  # Keye-VL-2.0 sheet 2.2 and 2.3
 else:
     HEADS, GROUPS, WIDTH, INDEX_HEADS, INDEX_WIDTH, TOPK, DTYPE = 2, 1, 16, 2, 16, 16, torch.float32
     LENGTHS, PLAIN_LIMIT, UNIT, BYTES = [32, 64, 128, 256], 256, "KiB", 2**10
-COLOURS = {"warm-up, plain": "#b4462f", "warm-up, Triton": "#2f6db4", "sparse, Triton": "#3d8b53"}
+    kl_dense_torch._ELEMENTS = 2**9  # chunks as small beside these lengths as the real ones are beside real lengths
+COLOURS = {
+    "warm-up, plain": "#b4462f",
+    "warm-up, PyTorch": "#8a5fb4",
+    "warm-up, Triton": "#2f6db4",
+    "sparse, PyTorch": "#b48a2f",
+    "sparse, Triton": "#3d8b53",
+}
 
 
 class AllocatedBytes(TorchDispatchMode):
@@ -101,6 +109,11 @@ def plain_warmup(
     return (torch.xlogy(target, target) - target * scores.log_softmax(-1)).sum(dim=1)
 
 
+def sparse_in_pytorch(index_query, index_key, gate, query, key, indices, scale) -> Tensor:
+    """The definition over the selected keys, as the door runs it without Triton: it gathers a copy of the keys per query."""
+    return dsa.indexer_kl(index_query, index_key, gate, query, key, indices, scale, "torch")
+
+
 def measure(length: int) -> dict[str, float]:
     """Memory of every way at one length, in ``UNIT``."""
     torch.manual_seed(0)
@@ -116,12 +129,14 @@ def measure(length: int) -> dict[str, float]:
     inputs = [*indexer, query, key, indices, lse, position, local, first]
     ways: dict[str, Callable[[], Tensor]] = {
         "warm-up, plain": lambda: plain_warmup(*indexer, query, key, scale),
+        "warm-up, PyTorch": lambda: kl_dense_torch.dense_indexer_kl(*indexer, query, key, [length], [length], scale),
         "warm-up, Triton": lambda: dense_indexer_kl(*indexer, query, key, [length], [length], scale),
+        "sparse, PyTorch": lambda: sparse_in_pytorch(*indexer, query, key, indices, scale),
         "sparse, Triton": lambda: sparse_indexer_kl(*indexer, query, key, lse, indices, scale),
     }
     found = {"inputs": sum(tensor.nbytes for tensor in inputs[:5]) / BYTES}
     for name, way in ways.items():
-        if name == "warm-up, plain" and length > PLAIN_LIMIT:
+        if name in ("warm-up, plain", "sparse, PyTorch") and length > PLAIN_LIMIT:
             continue
         for tensor in indexer:
             tensor.grad = None
@@ -198,8 +213,9 @@ def page(rows: dict[int, dict[str, float]], picture: str) -> str:
         f"![Peak memory over the tokens of a sequence]({picture})",
         "",
         "*Growth* is the exponent of the length in the last doubling: 1 is linear, 2 quadratic. Counted is the peak above the "
-        "inputs during a forward and a backward pass, the gradients included. *Plain* holds the scores of all heads; where it "
-        "would not fit, it is not run.",
+        "inputs during a forward and a backward pass, the gradients included. *Plain* holds the scores of all heads, *PyTorch* "
+        'is what `implementation="torch"` runs: chunks of queries in the warm-up, and over a selection a copy of the keys for '
+        "each query. What would not fit is not run.",
         "",
         f"{HEADS} query heads in {GROUPS} group(s) of width {WIDTH}, indexer {INDEX_HEADS} x {INDEX_WIDTH}, at most {TOPK} "
         f"selected keys, {str(DTYPE).removeprefix('torch.')}; {device}; torch {torch.__version__}, Triton "
