@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "keyekit.cli.plan:main",
         "parameters, operations, memory and caches of a recipe or preset, without weights",
     ),
+    "data": ("keyekit.cli.data.main:main", "check, measure and look at training data: keyekit data stats RECIPE"),
     "expand": ("keyekit.cli.expand:main", "print a recipe with everything it inherits and every default"),
     "doctor": ("keyekit.cli.doctor:main", "versions, devices and what each optional part would use"),
     "check": ("keyekit.cli.check:main", "run a family's conformance suite on a class of yours"),

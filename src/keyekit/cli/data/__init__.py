@@ -1,0 +1,1 @@
+"""The ``keyekit data`` command: check, measure and look at data."""
