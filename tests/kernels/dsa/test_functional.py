@@ -1,9 +1,14 @@
 """The packed door: sequences never mix, selection is causal, implementations are chosen by name."""
 
+import pytest
 import torch
+from torch.nn import functional
 
 from keyekit_kernels import dsa
 from keyekit_kernels.dsa import reference
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FUNCTIONS = ("IndexerTopK", "SparseGQA", "IndexerKL")
 
 
 def test_selection_is_causal_and_stays_inside_each_sequence() -> None:
@@ -56,3 +61,40 @@ def test_autocast_does_not_round_the_selection() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = dsa.index_topk(query, key, gate, [40], [40], 7)
     assert torch.equal(cast, plain)
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_with_enough_keys_it_is_dense_attention_in_outputs_and_gradients(
+    implementation: str, deterministic: bool
+) -> None:
+    lengths = (5, 0, 1, 12)
+    shapes = (18, 4, 16), (18, 2, 16), (18, 2, 16)
+    inputs = [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes]
+    index = [torch.randn(shape, device=DEVICE) for shape in ((18, 2, 16), (18, 16), (18, 2))]
+    chosen = dsa.index_topk(*index, lengths, lengths, 12, implementation)
+    output, _ = dsa.sparse_attention(*inputs, chosen, 0.25, implementation, lengths, lengths, deterministic)
+    pieces = zip(*(tensor.split(lengths) for tensor in inputs), strict=True)
+    expected = torch.cat(
+        [
+            functional.scaled_dot_product_attention(
+                *(tensor.transpose(0, 1)[None] for tensor in piece), is_causal=True, scale=0.25, enable_gqa=True
+            )[0].transpose(0, 1)
+            for piece in pieces
+            if len(piece[0])
+        ]
+    )
+    weight = torch.randn_like(expected)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(output, inputs, weight), torch.autograd.grad(expected, inputs, weight), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_three_functions_stand_at_the_door() -> None:
+    from keyekit_kernels.dsa import functional as door
+
+    assert all(issubclass(getattr(door, name), torch.autograd.Function) for name in FUNCTIONS)
+    with pytest.raises(AttributeError, match="no attribute 'SparseMLA'"):
+        door.SparseMLA  # noqa: B018
