@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ablation_grid
 import selection_curve
 import yaml
 
@@ -73,9 +74,9 @@ def _tiny(task: str, *options: str) -> Experiment:
     return Experiment(name=f"tiny-{task}", page="tiny", command=["fit", f"recipes/tiny/{task}.yaml", *options])
 
 
-def _dsa(name: str, recipe: str, after: str | None = None, *options: str) -> Experiment:
+def _dsa(name: str, recipe: str, after: str | None = None, *options: str, verb: str = "fit") -> Experiment:
     start = f"{WARM_START}/export" if after is None else f"{RUNS}/{after}/1/export"
-    command = ["fit", f"recipes/tiny/{recipe}.yaml", f"--model.init_from={start}", *options]
+    command = [verb, f"recipes/tiny/{recipe}.yaml", f"--model.init_from={start}", *options]
     return Experiment(name=name, page="dsa", command=command, after=after)
 
 
@@ -94,6 +95,13 @@ EXPERIMENTS = (
     _dsa("dsa-warmup", "dsa_warmup", "dsa-dense"),
     _dsa("dsa-sparse", "dsa_sparse", "dsa-warmup"),
     _dsa("dsa-unwarmed", "dsa_sparse", "dsa-dense"),
+    _dsa("dsa-untouched", "dsa_sparse", "dsa-warmup", verb="test"),
+    _dsa("dsa-untaught", "dsa_sparse", "dsa-dense", verb="test"),
+    _dsa("dsa-dense-longer", "dsa_dense", "dsa-dense", "--model.learning_rate=5.0e-4", "--trainer.max_steps=400"),
+    *(
+        Experiment(name=name, page="ablations", command=words)
+        for name, words in ablation_grid.cells(WARM_START).items()
+    ),
 )
 
 
@@ -103,6 +111,8 @@ def perform(experiment: Experiment) -> dict[str, Any]:
         _run(experiment)
     summary = json.loads((experiment.run / "summary.json").read_text())
     print(f"{experiment.name}: mean {summary['metrics'].get('mean/accuracy')}", flush=True)
+    if experiment.page == "ablations":
+        summary = ablation_grid.reduce(summary)
     result = {"command": "keyekit " + " ".join(experiment.command), "seed": _seed(experiment.run), "summary": summary}
     return result | ({"curves": selection_curve.read(experiment.run)} if experiment.page == "dsa" else {})
 
@@ -111,12 +121,19 @@ def _is_finished(run: Path) -> bool:
     summary = run / "summary.json"
     if not summary.exists():
         return False
-    tests = yaml.safe_load((run / "config.yaml").read_text())["run"]["test"]
-    return {"fit_seconds", *(("test_seconds",) if tests else ())} <= json.loads(summary.read_text()).keys()
+    fits, tests = (run / "config.yaml").exists(), _config(run)["run"]["test"]
+    needed = (("fit_seconds",) if fits else ()) + (("test_seconds",) if tests or not fits else ())
+    return set(needed) <= json.loads(summary.read_text()).keys()
 
 
 def _seed(run: Path) -> int:
-    return yaml.safe_load((run / "config.yaml").read_text())["seed_everything"]
+    return _config(run)["seed_everything"]
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """The resolved recipe of a fit, or of a test that stands alone."""
+    fit = run / "config.yaml"
+    return yaml.safe_load((fit if fit.exists() else run / "test.yaml").read_text())
 
 
 def _run(experiment: Experiment) -> None:
@@ -159,6 +176,7 @@ def write_pages(results: dict[str, Any]) -> None:
         for name, result in chosen.items():
             lines += _section(name, result)
         (FOLDER / f"{page}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    ablation_grid.write_page(FOLDER, {name: results[name] for name in ablation_grid.cells("") if name in results})
     selection_curve.write_page(
         FOLDER, {e.name: results[e.name] for e in EXPERIMENTS if e.page == "dsa" and e.name in results}
     )
@@ -207,16 +225,23 @@ def main() -> None:
     """Run what was asked for and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", help=f"experiments to run, all by default: {', '.join(e.name for e in EXPERIMENTS)}"
+        "names",
+        nargs="*",
+        help="experiments to run, or a page for all of its own; all by default: "
+        + ", ".join(e.name for e in EXPERIMENTS if e.page != "ablations"),
     )
     parser.add_argument("--pages-only", action="store_true", help="draw the pages from the results that are there")
     options = parser.parse_args()
-    unknown = set(options.names) - {e.name for e in EXPERIMENTS}
+    unknown = set(options.names) - {name for e in EXPERIMENTS for name in (e.name, e.page)}
     if unknown:
         parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
     FOLDER.mkdir(exist_ok=True)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    wanted = [] if options.pages_only else [e for e in EXPERIMENTS if not options.names or e.name in options.names]
+    wanted = (
+        []
+        if options.pages_only
+        else [e for e in EXPERIMENTS if not options.names or {e.name, e.page} & set(options.names)]
+    )
 
     def keep(experiment: Experiment) -> None:
         results[experiment.name] = perform(experiment)
