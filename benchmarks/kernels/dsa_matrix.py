@@ -174,62 +174,63 @@ def selection(length: int) -> None:
         ROWS[-1] |= {"peer": "torch.topk", "ratio": theirs / ours}
 
 
-def sparse(length: int, peers: dict[str, float], patterns: list[str], implementation: str) -> None:
-    """Union, forward, backward and divergence of the last rows, for every pattern of selection."""
+def sparse(length: int, patterns: list[str], implementation: str) -> None:
+    """Union, forward, backward and divergence of the last rows, for every pattern of selection.
+
+    The peer is the same attention query by query: each program gathers the keys of one query and group, and adds their
+    gradients atomically.
+    """
     rows = min(LAST, length // 2)
-    share = rows * (length - rows / 2) / (length * length / 2)  # of the work of dense attention
+    lengths = ((rows,), (length,))
+    each = 4 * HEADS * WIDTH
     for pattern in patterns:
         indices = PATTERNS[pattern](length, rows)
         union, executed = sharing(indices, length)
-        query, key, value = (
-            draw(rows, HEADS, WIDTH, learns=True),
-            *(draw(length, GROUPS, WIDTH, learns=True) for _ in "kv"),
-        )
-        pairs = int((indices >= 0).sum())
+        query = draw(rows, HEADS, WIDTH, learns=True)
+        key, value = (draw(length, GROUPS, WIDTH, learns=True) for _ in range(2))
+        inputs = (query, key, value)
+        work = {"useful": int((indices >= 0).sum()) * each, "executed": executed * each}
+        more = {name: amount * 5 // 2 for name, amount in work.items()}
         facts = {"pattern": pattern, "sharing": union, "rows": rows}
-        lengths = ((rows,), (length,))
+        attend = partial(dsa.sparse_attention, *inputs, indices, SCALE, implementation, *lengths)
+        alone = partial(dsa.sparse_attention, *inputs, indices, SCALE, implementation)
         if GPU:
-            measure("union build", length, lambda i=indices, n=lengths: build_union(i, *n, 8), 5, **facts)
-        attend = lambda q=query, k=key, v=value, i=indices, n=lengths: dsa.sparse_attention(  # noqa: E731
-            q, k, v, i, SCALE, implementation, *n
-        )
-        each = 4 * HEADS * WIDTH
+            measure("union build", length, partial(build_union, indices, *lengths, 8), 5, **facts)
         with torch.no_grad():
-            whole = measure(
-                "sparse forward with its union",
-                length,
-                attend,
-                7,
-                useful=pairs * each,
-                executed=executed * each,
-                **facts,
-            )
-        kernel = whole
-        if GPU and union <= 4.5:
+            theirs = measure("sparse forward, query by query", length, alone, **work, **facts)
+            ours = measure("sparse forward with its union", length, attend, 7, **work, **facts)
+        beside("query by query", theirs / ours)
+        if GPU:
             from keyekit_kernels.dsa.attention_forward import union_forward
 
-            eight = build_union(indices, *lengths, 8)
-            alone = lambda q=query, k=key, v=value, u=eight: union_forward(q.detach(), k.detach(), v.detach(), u, SCALE)  # noqa: E731
-            kernel = measure(
-                "sparse forward alone", length, alone, 9, useful=pairs * each, executed=executed * each, **facts
-            )
-        if "cuDNN" in peers:
-            ROWS[-1] |= {"peer": "cuDNN, its share", "ratio": peers["cuDNN"] * share / kernel}
-        output, lse = attend()
+            detached = [tensor.detach() for tensor in inputs]
+            kernel = partial(union_forward, *detached, build_union(indices, *lengths, 8), SCALE)
+            measure("sparse forward alone", length, kernel, 9, **work, **facts)
+            beside("query by query", theirs / ROWS[-1]["ms"])
+        (one, _), (output, lse) = alone(), attend()
         grad = torch.randn_like(output)
-        back = lambda o=output, g=grad, i=(query, key, value): torch.autograd.grad(o, i, g, retain_graph=True)  # noqa: E731
-        spent = measure(
-            "sparse backward", length, back, 5, useful=pairs * each * 5 // 2, executed=executed * each * 5 // 2, **facts
+        theirs = measure(
+            "sparse backward, query by query",
+            length,
+            partial(torch.autograd.grad, one, inputs, grad, retain_graph=True),
+            3,
         )
-        if "cuDNN backward" in peers:
-            ROWS[-1] |= {"peer": "cuDNN, its share", "ratio": peers["cuDNN backward"] * share / spent}
+        ROWS[-1] |= facts
+        back = partial(torch.autograd.grad, output, inputs, grad, retain_graph=True)
+        spent = measure("sparse backward", length, back, 5, **more, **facts)
+        beside("query by query", theirs / spent)
         indexer = indexer_tensors(rows, length, *INDEXERS[0], learns=True)
 
         def diverge(query=query, key=key, indices=indices, lse=lse, indexer=indexer) -> None:
             dsa.indexer_kl(*indexer, query, key, indices, SCALE, implementation, lse).sum().backward()
 
         spent = measure("KL sparse, forward + backward", length, diverge, 3, **facts)
-        ROWS[-1] |= {"peer": "sparse forward", "ratio": kernel / spent}
+        beside("sparse forward with its union", ours / spent)
+
+
+def beside(peer: str, ratio: float) -> None:
+    """Set a peer beside the last row."""
+    ROWS[-1] |= {"peer": peer, "ratio": ratio}
 
 
 def pipeline(
@@ -258,12 +259,27 @@ def pipeline(
 
         with torch.no_grad():
             measure("union and attention", length, attend, repeats, **facts)
+            if GPU:
+                from keyekit_kernels.dsa.attention_forward import union_forward
+
+                detached = [tensor.detach() for tensor in (query, key, value)]
+                kernel = partial(union_forward, *detached, build_union(indices, *lengths, 8), SCALE)
+                spent = measure("sparse forward, all rows", length, kernel, repeats, **facts)
+                if "cuDNN" in peers:
+                    beside("cuDNN", peers["cuDNN"] / spent)
+                del kernel
             spent = measure("layer forward", length, forward, repeats, **facts)
         if "cuDNN" in peers:
             ROWS[-1] |= {"peer": "cuDNN", "ratio": peers["cuDNN"] / spent}
         if not training:
             continue
         grad = torch.randn_like(query)
+        output, _ = attend()
+        back = partial(torch.autograd.grad, output, (query, key, value), grad, retain_graph=True)
+        spent = measure("sparse backward, all rows", length, back, 2, **facts)
+        if "cuDNN backward" in peers:
+            beside("cuDNN backward", peers["cuDNN backward"] / spent)
+        del output, back
 
         def train(attend=attend, indices=indices, grad=grad) -> None:
             select()
@@ -458,8 +474,6 @@ def main() -> None:
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in options.read]
     else:
         runs = [run(options)]
-        if options.json:
-            options.json.write_text(json.dumps(runs[0], indent=1) + "\n", encoding="utf-8")
     if options.write:
         options.write.write_text(page(runs), encoding="utf-8")
 
@@ -485,7 +499,7 @@ def run(options: argparse.Namespace) -> dict:
         if {"sparse", "pipeline", "training", "warm-up"} & set(options.parts):
             peers = dense(length, backward="training" in options.parts or "sparse" in options.parts)
         if "sparse" in options.parts and thousand in (options.pattern_lengths or options.lengths):
-            sparse(length, peers, options.patterns, implementation)
+            sparse(length, options.patterns, implementation)
         if {"pipeline", "training"} & set(options.parts):
             training = "training" in options.parts and (length <= 2**17)
             pipeline(length, peers, (2.0, 4.0), implementation, training)
@@ -493,9 +507,18 @@ def run(options: argparse.Namespace) -> dict:
             warm_up(length, peers, implementation)
         if GPU:
             torch.cuda.empty_cache()
+        keep(options.json, facts, found)
     if "decode" in options.parts and GPU:
         decode(2**17)
-    return {"facts": facts, "checks": found, "rows": ROWS}
+    return keep(options.json, facts, found)
+
+
+def keep(path: Path | None, facts: dict[str, str], found: dict[str, object]) -> dict:
+    """What was measured so far, also written to a file: a later failure loses nothing."""
+    result = {"facts": facts, "checks": found, "rows": ROWS}
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def find(runs: list[dict], item: str, length: int, pattern: str | None = None) -
 BARS = (  # issue: DSA kernels: right, then fast
     *(("layer forward", length, "U/k 2", bar) for length, bar in ((32, 1.0), (64, 1.7), (128, 2.6), (256, 3.0))),
     *(("layer forward", length, "U/k 4", bar) for length, bar in ((32, 0.7), (64, 1.2), (128, 2.0), (256, 2.6))),
-    ("sparse forward alone", 128, "U/k 2", 8.0),
-    ("sparse forward alone", 128, "U/k 4", 5.0),
-    ("sparse backward", 128, "U/k 2", 5.5),
-    ("sparse backward", 128, "U/k 4", 3.0),
+    ("sparse forward, all rows", 128, "U/k 2", 8.0),
+    ("sparse forward, all rows", 128, "U/k 4", 5.0),
+    ("sparse backward, all rows", 128, "U/k 2", 5.5),
+    ("sparse backward, all rows", 128, "U/k 4", 3.0),
     ("layer forward + backward + KL", 128, "U/k 2", 3.0),
     ("layer forward + backward + KL", 128, "U/k 4", 2.0),
     ("top-k", 128, None, 2.5),
@@ -97,8 +97,8 @@ def page(runs: list[dict]) -> str:
     lines += [
         "*U/k* is the number of keys in the union of 16 adjacent queries over the keys of one query; ratios depend on it. "
         "The selections are synthetic: each 16 queries choose among one union, of which the next 16 keep nine tenths. *Rows* "
-        "says how much was timed: the last rows of a sequence, or all. *Ratio* is the peer's time over ours, both in one process; "
-        "*its share* scales the peer's time for the whole causal sequence to the rows that were timed. MiB is the peak above "
+        "says how much was timed: the last rows of a sequence, or all. *Ratio* is the peer's time over ours, both in one process. "
+        "*TF useful* counts the selected pairs, *TF executed* what the unions make the kernels multiply. MiB is the peak above "
         "the inputs.",
         "",
         "## Against the bars",

@@ -32,6 +32,8 @@ _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
 _SPAN = 16384
 """Scores per program of the split variant."""
+_REGISTERS = 80
+"""Registers of a thread of the fast path: three programs fit on a multiprocessor, which is worth more than what spills."""
 _COLLECTED = 4096
 """Scores of sub-blocks that a program looks at in one step."""
 SUB_BLOCK = 8
@@ -420,7 +422,8 @@ def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor,
         GROUPS=padded,
         SUB=sub_block,
         LIMIT=limit,
-        num_warps=topk_warps(padded),  # pyright: ignore[reportCallIssue]
+        num_warps=8,  # pyright: ignore[reportCallIssue]
+        maxnreg=_REGISTERS,  # pyright: ignore[reportCallIssue]
     )
     collect_kernel[(rows,)](
         scores,
@@ -437,6 +440,7 @@ def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor,
         LIMIT=limit,
         CHUNK=min(_COLLECTED // sub_block, limit),
         num_warps=8,  # pyright: ignore[reportCallIssue]
+        maxnreg=_REGISTERS,  # pyright: ignore[reportCallIssue]
     )
     return numbers
 

@@ -142,9 +142,11 @@ def place_kernel(
 @triton.jit
 def _bits(word, part: tl.constexpr, GROUP: tl.constexpr):
     """Bits of the queries of one part of a block."""
-    if GROUP == BITS:
-        return word
-    return (word >> (part * GROUP)) & ((1 << GROUP) - 1)
+    if GROUP == BITS:  # noqa: SIM108, which the compiler of kernels cannot take apart
+        bits = word
+    else:
+        bits = (word >> (part * GROUP)) & ((1 << GROUP) - 1)
+    return bits
 
 
 @torch.no_grad()

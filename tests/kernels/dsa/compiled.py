@@ -1,7 +1,7 @@
 """Build kernels for sm_90 without a GPU and report what they take: registers, spills, shared memory, tensor cores, atomics.
 
 Run as a program, in a process that does not interpret Triton; prints one JSON object per launch of the launch tables. With
-arguments only those groups of kernels: ``indexer``, ``topk``, ``decode``, ``attention``, ``divergence``.
+arguments only those groups of kernels: ``indexer``, ``topk``, ``union``, ``decode``, ``attention``, ``divergence``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from keyekit_kernels.dsa import decode, indexer, indexer_lse, paged_attention, topk
+from keyekit_kernels.dsa import decode, indexer, indexer_lse, paged_attention, topk, union_kernels
 
 TYPES = {
     torch.float32: "fp32",
@@ -125,6 +125,21 @@ def topk_cases():
         yield " ".join(map(str, constants.values())), kernel, types, constants, topk.topk_warps(numbers), 3
 
 
+def union_cases():
+    """Unions of 8 queries from indices, and of 32 from those."""
+    types = {
+        **dict.fromkeys(("indices", "table", "words", "keys", "masks", "narrow", "counts"), "*i32"),
+        **dict.fromkeys(("starts", "ends", "merged"), "*i64"),
+        **dict.fromkeys(("num_selected", "stride", "span", "capacity"), "i32"),
+    }
+    yield "1024", union_kernels.mark_rows_kernel, types, {"BLOCK": 1024}, 4, 3
+    yield "8", union_kernels.mark_unions_kernel, types, {"GROUP": 8, "BLOCK": 1024}, 4, 3
+    for group in (8, 16, 32):
+        constants = {"GROUP": group, "PARTS": 32 // group, "TILE": union_kernels._TILE}
+        for kernel in (union_kernels.count_kernel, union_kernels.place_kernel):
+            yield str(group), kernel, types, constants, 4, 3
+
+
 def decode_cases():
     """Both published indexers, and eight heads of 128 per group."""
     integers = ("num_heads", "table_width", "stride", "num_selected", "span", "num_splits")
@@ -150,6 +165,7 @@ def decode_cases():
 GROUPS = {
     "indexer": indexer_cases,
     "topk": topk_cases,
+    "union": union_cases,
     "decode": decode_cases,
     "attention": compiled_attention.cases,
     "divergence": compiled_divergence.cases,
