@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -177,7 +177,7 @@ class WorkerPool:
 
 
 def run_in_processes(
-    function: Callable[[Any], Any], items: Mapping[Hashable, Any], workers: int, seconds: float | None = None
+    function: Callable[[Any], Any], items: Mapping[Any, Any], workers: int, seconds: float | None = None
 ) -> Iterator[Outcome]:
     """Apply a function to items in several processes; a process that dies costs the item that killed it alone.
 
