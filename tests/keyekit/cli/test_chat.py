@@ -12,8 +12,8 @@ from keyekit.cli import chat
 from keyekit.cli.assistant import Assistant
 from keyekit.cli.errors import CommandError
 from keyekit.data.cache import MediaCache, MediaReader
-from keyekit.data.frames_file import MediaShape
 from keyekit.data.encode import SampleEncoder
+from keyekit.data.frames_file import MediaShape
 from keyekit.data.template import ChatTemplate
 from keyekit.data.tokenizer import train_tokenizer
 from keyekit.models.generation import GeneratedToken
