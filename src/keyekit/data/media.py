@@ -156,7 +156,7 @@ def _with_open(
         def read(location: Location) -> np.ndarray:
             return read_image(location, max_pixels).runs[0][0]
 
-        with ImageList(source, list_fps or _LIST_FPS, read, deadline) as images:
+        with ImageList(source, _LIST_FPS if list_fps is None else list_fps, read, deadline) as images:
             return action(images)
     deadline, decoder = Deadline(time_limit, str(source)), reader or PyAV()
     for scan in (False, True):

@@ -28,6 +28,8 @@ _CAREFUL = int(Scaler.ACCURATE_RND | Scaler.FULL_CHR_H_INT)  # without, colours 
 _SCALERS = {"bicubic": int(Scaler.BICUBIC) | _CAREFUL, "bilinear": int(Scaler.BILINEAR) | _CAREFUL}
 _TELLS_DISPENSABLE = ("h264",)
 """Codecs whose packets say when no other picture refers to them (H.264: nal_ref_idc 0): the decoder may leave those out."""
+_FOUND_BY_DECODING_TIME = ("mpegts", "mpeg")
+"""Containers without an index: a jump searches packets by the time of decoding, not of showing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,6 @@ class PyAVVideo(OpenVideo):
         self._location = location
         self._deadline = deadline
         self._seek_cost = seek_cost
-        self._timed = table.tick == _tick(stream)
         self._scalers: dict[Size | None, VideoReformatter] = {}
         first = self._first()
         self._quarters = round(first.rotation / 90) % 4
@@ -115,7 +116,7 @@ class PyAVVideo(OpenVideo):
                 yield self._picture(frame, size_of[index], interpolation)
 
     def _found(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        if not self._timed:
+        if not self._table.timed:
             yield from self._counted(wanted)
             return
         for stretch in route(self._table, wanted, self._seek_cost):
@@ -190,7 +191,7 @@ class PyAVVideo(OpenVideo):
 
     def _seek(self, ticks: int | None) -> None:
         if ticks is None:
-            ticks = int(self._table.entry_ticks[0]) if self._timed else 0
+            ticks = int(self._table.entry_ticks[0]) if self._table.timed else 0
         self._container.seek(ticks, stream=self._stream, backward=True)
         self._stream.codec_context.skip_frame = "DEFAULT"
 
@@ -226,21 +227,24 @@ def frame_table(
     """
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     if not scan and stream.frames > 0 and fps > 0:
-        table = _of_index(stream)
+        table = _of_index(container, stream)
         if table is not None:
             return table, fps
     ticks: list[int | None] = []
+    decoding: list[int] = []
     keys: list[bool] = []
     hidden: list[bool] = []
     for packet in container.demux(stream):
         deadline.check()
         if packet.size:
             ticks.append(packet.pts)
+            decoding.append(packet.dts if packet.dts is not None else packet.pts or 0)
             keys.append(packet.is_keyframe)
             hidden.append(packet.is_discard)
     told = [tick for tick in ticks if tick is not None]
     if len(told) == len(ticks):
-        table = FrameTable.of_packets(told, keys, hidden, _tick(stream))
+        found = decoding if container.format.name in _FOUND_BY_DECODING_TIME else None
+        table = FrameTable.of_packets(told, keys, hidden, _tick(stream), found)
         fps = fps if stream.frames == len(table) and fps > 0 else table.fps
     else:
         table = FrameTable.counted(len(ticks), fps or 1.0)
@@ -249,11 +253,13 @@ def frame_table(
         raise BadData("empty_video", f"{location} holds no frame")
     if not len(table):
         raise BadData("broken_media", f"{location} holds no frame that decoding could begin at")
-    _check_duration(container, stream, location, len(table), fps)
+    _check_duration(container, stream, location, len(ticks), fps)
     return table, fps
 
 
-def _of_index(stream: Any) -> FrameTable | None:
+def _of_index(container: Any, stream: Any) -> FrameTable | None:
+    if "mp4" not in container.format.name.split(","):
+        return None  # elsewhere the index names keyframes alone, or the first frame is not shown at the start of the stream
     entries = getattr(stream, "index_entries", None)  # PyAV has them since 17
     if entries is None or len(entries) != stream.frames or stream.start_time is None:
         return None

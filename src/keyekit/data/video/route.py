@@ -19,7 +19,7 @@ class Stretch:
 
     Args:
         frames: Wanted frames, ascending.
-        entry_ticks: When the keyframe is shown at which decoding begins; ``None`` for the start of the file.
+        entry_ticks: By which time the container finds the keyframe to begin at; ``None`` for the start of the file.
     """
 
     frames: tuple[int, ...]

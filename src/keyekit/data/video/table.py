@@ -18,8 +18,9 @@ class FrameTable:
         ticks: ``[F]`` int64, ascending: when each frame is shown, in units of the container.
         position: ``[F]`` int64: its packet's place in the file, in the order of decoding.
         entry: ``[F]`` int64: the place of the keyframe from which decoding has to begin.
-        entry_ticks: ``[F]`` int64: when that keyframe is shown.
+        entry_ticks: ``[F]`` int64: by which time the container finds that keyframe.
         tick: Seconds of one unit.
+        timed: Whether packets have times; otherwise frames are counted.
     """
 
     ticks: np.ndarray
@@ -27,6 +28,7 @@ class FrameTable:
     entry: np.ndarray
     entry_ticks: np.ndarray
     tick: float
+    timed: bool = True
 
     def __len__(self) -> int:
         return len(self.ticks)
@@ -51,7 +53,14 @@ class FrameTable:
         return int(self.entry[best]), int(self.entry_ticks[best])
 
     @classmethod
-    def of_packets(cls, ticks: Sequence[int], keys: Sequence[bool], hidden: Sequence[bool], tick: float) -> FrameTable:
+    def of_packets(
+        cls,
+        ticks: Sequence[int],
+        keys: Sequence[bool],
+        hidden: Sequence[bool],
+        tick: float,
+        found: Sequence[int] | None = None,
+    ) -> FrameTable:
         """From all packets in the order of decoding.
 
         Frames before the first keyframe cannot be decoded and are left out, as are hidden ones, which others may still need.
@@ -63,6 +72,7 @@ class FrameTable:
             keys: Whether decoding may begin at it.
             hidden: Whether an edit list hides it.
             tick: Seconds of one unit.
+            found: By which time the container finds each packet; ``None`` for when it is shown.
         """
         shown, is_key = np.asarray(ticks, dtype=np.int64), np.asarray(keys, dtype=bool)
         places = np.arange(len(shown))
@@ -75,7 +85,8 @@ class FrameTable:
         kept = np.flatnonzero((number >= 0) & ~np.asarray(hidden, dtype=bool))
         order = kept[np.argsort(shown[kept], kind="stable")]
         entry = key_places[number[order]]
-        return cls(ticks=shown[order], position=order, entry=entry, entry_ticks=shown[entry], tick=tick)
+        by_time = shown if found is None else np.asarray(found, dtype=np.int64)
+        return cls(ticks=shown[order], position=order, entry=entry, entry_ticks=by_time[entry], tick=tick)
 
     @classmethod
     def of_index(cls, times: Sequence[int], keys: Sequence[bool], first: int, tick: float) -> FrameTable | None:
@@ -105,4 +116,4 @@ class FrameTable:
     def counted(cls, frames: int, fps: float) -> FrameTable:
         """For streams whose packets have no times: frames are counted, at a constant rate, from the start of the file."""
         places, zeros = np.arange(frames), np.zeros(frames, dtype=np.int64)
-        return cls(ticks=places, position=places, entry=zeros, entry_ticks=zeros, tick=1.0 / fps)
+        return cls(ticks=places, position=places, entry=zeros, entry_ticks=zeros, tick=1.0 / fps, timed=False)
