@@ -132,7 +132,7 @@ def _looked_at(encoded: EncodedSample) -> str:
         return "[no picture]"
     parts = []
     for item, medium in zip(encoded.sample.media, encoded.media, strict=True):
-        name = item.path.name if item.path else item.kind
+        name = Path(str(item.path)).name if item.path else item.kind
         if item.kind != "video":
             parts.append(f"{name}: {medium.width}x{medium.height}")
             continue

@@ -135,9 +135,8 @@ class MixtureLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._state["taken"] >= self.epoch_packs:
             self._state = {**self._state, "epoch": self._state["epoch"] + 1, "taken": 0}
-        self.stream.load_state_dict(
-            self._state["stream"]
-        )  # what was planned ahead, but not handed out, is planned again
+        # What was planned ahead, but not handed out, is planned again.
+        self.stream.load_state_dict(self._state["stream"])
         if self.stream.used_up:
             raise ValueError(
                 "the mixture is used up: every source came as often as max_epochs says; raise it, or let the run end before"

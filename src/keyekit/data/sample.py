@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keyekit.data.errors import BadData
+from keyekit.data.location import Location, located
 from keyekit.data.responses import Response, ResponseMode
 
 __all__ = ["ContentItem", "Message", "Sample", "parse_sample", "shown"]
@@ -25,14 +26,14 @@ class ContentItem:
     Args:
         kind: ``text``, ``image`` or ``video``; in documents also ``end``, an end token between two parts.
         text: The text of a text item.
-        path: The file of a media item.
+        path: The file or address of a media item; of a video that is given as a list of images, all of theirs.
         options: Further keys of a media item, such as ``fps`` or ``max_frames``.
         learnt: Whether a text of a document is learnt; in turns the role decides.
     """
 
     kind: str
     text: str = ""
-    path: Path | None = None
+    path: Location | tuple[Location, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     learnt: bool = True
 
@@ -175,12 +176,14 @@ def _item(item: Any, refuse: Any, folder: Path, in_document: bool) -> ContentIte
     if kind not in _KINDS:
         raise refuse(f"every content item needs a type, one of {', '.join(_KINDS)}; got {shown(item)}")
     value = item.get(kind)
+    options = {name: option for name, option in item.items() if name not in ("type", kind)}
+    if kind == "video" and isinstance(value, list) and value and all(isinstance(frame, str) for frame in value):
+        return ContentItem(kind=kind, path=tuple(located(frame, folder) for frame in value), options=options)
     if not isinstance(value, str):
         raise refuse(f"an item of type {kind!r} needs a string under {kind!r}; got {shown(item)}")
     if kind == "text":
         return ContentItem(kind="text", text=value, learnt=not in_document or item.get("learnt", True) is not False)
-    options = {name: option for name, option in item.items() if name not in ("type", kind)}
-    return ContentItem(kind=kind, path=folder / value.removeprefix("file://"), options=options)
+    return ContentItem(kind=kind, path=located(value, folder), options=options)
 
 
 def shown(value: Any) -> str:

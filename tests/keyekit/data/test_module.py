@@ -1,14 +1,20 @@
 """The datamodule on a small world of real files."""
 
 import json
+from collections import Counter
 
+import lightning
 import pytest
+import torch
 
 from keyekit.data.contrastive import ContrastiveDataModule
+from keyekit.data.errors import BadData
+from keyekit.data.mixture import Mixture
 from keyekit.data.module import ConversationDataModule, prepare_tokenizer, trained_folder
 from keyekit.data.reader import MediaReader
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
+from keyekit.data.sources.jsonl import JsonLines
 from keyekit.data.tokenizer import load_tokenizer
 from keyekit.data.world.world import World
 from keyekit.testing.tiny import tiny_record as record
@@ -137,3 +143,88 @@ def test_other_texts_or_sizes_have_another_tokenizer_and_none_is_overwritten(tmp
 def test_without_training_data_a_tokenizer_has_to_be_given(world) -> None:
     with pytest.raises(ValueError, match="give the folder of one"):
         ConversationDataModule(world=world, heldout=["count"])
+
+
+def mixed(world, folder, **settings) -> ConversationDataModule:
+    data = ConversationDataModule(
+        world=world, vocab_size=400, reader=READER, cache=str(folder), pack_tokens=400, **settings
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_a_mixture_of_tasks_files_and_sources(world, tmp_path, write_jsonl) -> None:
+    path = write_jsonl("more.jsonl", [record(f"m{number}", "x", "1") for number in range(20)])
+    sources = {"counting": "count", "more": str(path), "sums": JsonLines(str(world.files.path("arithmetic", "train")))}
+    mixture = Mixture(sources=sources, max_epochs={"counting": 1, "more": 2, "sums": 1})
+    data = mixed(world, tmp_path, mixture=mixture, heldout=["count"])
+    loader = data.train_dataloader()
+    epochs = [[sample.meta["source"] for batch in loader for sample in batch.samples] for _ in range(2)]
+    assert Counter(source for epoch in epochs for source in epoch) == {"counting": 12, "more": 40, "sums": 10}
+    every = [sample for source in loader.maker.sources.values() for sample in source]
+    tokens = sum(len(data.encoder.encode(sample)) for sample in every)
+    assert loader.epoch_packs == -(-tokens // 400)
+    assert len(mixed(world, tmp_path, mixture=mixture, epoch_packs=3).train_dataloader()) == 3
+    assert sum(len(batch.samples) for batch in data.val_dataloader()) == 12
+
+
+def test_bad_samples_of_a_mixture_count_once(world, tmp_path, write_jsonl) -> None:
+    path = str(
+        write_jsonl("bad.jsonl", [record("s", "x", "1"), "{broken", record("t", "x", "1", [("video", "no.mp4")])])
+    )
+    data = mixed(world, tmp_path, mixture=Mixture(sources=[path]), on_error="skip")
+    assert data.skipped_counts == {"bad_line": 1, "missing_media": 1}
+    data.setup("fit")
+    assert data.skipped_counts == {"bad_line": 1, "missing_media": 1}
+    with pytest.raises(BadData, match=r"bad\.jsonl:2"):
+        mixed(world, tmp_path, mixture=Mixture(sources=[path]))
+
+
+def test_mistakes_in_mixtures_are_explained(world, tmp_path) -> None:
+    with pytest.raises(ValueError, match="train and mixture both"):
+        ConversationDataModule(world=world, train=["count"], mixture=Mixture(sources=["count"]))
+    with pytest.raises(ValueError, match="has no task 'cuont'"):
+        mixed(world, tmp_path, mixture=Mixture(sources=["cuont"]))
+
+
+class Counting(lightning.LightningModule):
+    """Counts what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: Counter[str] = Counter()
+
+    def training_step(self, batch, batch_idx):
+        self.seen.update(sample.id for sample in batch.samples)
+        return self.weight * batch.num_targets
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_ends_when_its_mixture_is_used_up(world, tmp_path) -> None:
+    mixture = Mixture(sources=["count", "arithmetic"], max_epochs=2)
+    data = ConversationDataModule(
+        world=world,
+        vocab_size=400,
+        reader=READER,
+        cache=str(tmp_path),
+        pack_tokens=400,
+        mixture=mixture,
+        loader_workers=1,
+    )
+    module = Counting()
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = lightning.Trainer(max_steps=10_000, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, datamodule=data)
+    assert len(module.seen) == 22
+    assert set(module.seen.values()) == {2}
+    assert 1 < trainer.global_step < 100

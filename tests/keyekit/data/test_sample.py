@@ -55,3 +55,23 @@ def test_assistant_turns_may_hold_a_thought_and_an_analysis() -> None:
     turn = {"role": "assistant", "content": "yes", "thought": "because", "analysis": "hard"}
     message = parse_sample({"messages": [USER, turn]}, "f:1", Path()).messages[1]
     assert (message.text, message.thought, message.analysis) == ("yes", "because", "hard")
+
+
+def test_addresses_stay_as_they_are_and_lists_of_images_are_videos() -> None:
+    content = [
+        {"type": "image", "image": "https://example.org/a//b.png"},
+        {"type": "video", "video": "s3://bucket/a.mp4"},
+        {"type": "video", "video": ["f/1.png", "file:///data/2%20b.png"], "fps": 4.0},
+    ]
+    sample = parse_sample({"messages": [{"role": "user", "content": content}]}, "f:1", Path("/here"))
+    assert [item.path for item in sample.media] == [
+        "https://example.org/a//b.png",
+        "s3://bucket/a.mp4",
+        (Path("/here/f/1.png"), Path("/data/2 b.png")),
+    ]
+    assert sample.media[2].options == {"fps": 4.0}
+    for wrong in ([], [1], {"a": 1}):
+        with pytest.raises(BadData, match="a string under 'video'"):
+            parse_sample(
+                {"messages": [{"role": "user", "content": [{"type": "video", "video": wrong}]}]}, "f:1", Path()
+            )
