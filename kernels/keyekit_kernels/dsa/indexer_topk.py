@@ -51,7 +51,7 @@ class IndexerTopK(torch.autograd.Function):
     schema="(Tensor query, Tensor key, Tensor gate, SymInt[] query_lengths, SymInt[] key_lengths, SymInt topk, "
     "str implementation) -> Tensor",
 )
-def index_topk_operator(query, key, gate, query_lengths, key_lengths, topk, implementation):
+def index_topk_operator(query, key, gate, query_lengths, key_lengths, topk, implementation) -> Tensor:
     """The operator behind :class:`IndexerTopK`, on checked tensors and with an implementation chosen."""
     if implementation == "triton":
         from keyekit_kernels.dsa import selection

@@ -312,8 +312,15 @@ def _gradient_buffers(index_query: Tensor, index_key: Tensor, gate: Tensor) -> t
     return by_query, torch.zeros_like(index_key, dtype=torch.float32), by_gate
 
 
-def launch_sparse(indexer, constants, settings, row_weight, need_gradients):
+def launch_sparse(
+    indexer, constants, settings, row_weight, need_gradients
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
     """What ``IndexerKL`` launches over selected keys; the settings are the scale and whether sums keep their order."""
     scale, deterministic = settings
-    options = {"scale": scale, "need_gradients": need_gradients, "row_weight": row_weight, "deterministic": deterministic}
+    options = {
+        "scale": scale,
+        "need_gradients": need_gradients,
+        "row_weight": row_weight,
+        "deterministic": deterministic,
+    }
     return sparse_kl(*indexer, *constants, **options)

@@ -298,8 +298,15 @@ def dense_indexer_kl(
     return IndexerKL.apply(launch_dense, settings, torch.is_grad_enabled(), *indexer, row_weight, *constants)
 
 
-def launch_dense(indexer, constants, settings, row_weight, need_gradients):
+def launch_dense(
+    indexer, constants, settings, row_weight, need_gradients
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
     """What ``IndexerKL`` launches over all keys; the settings are both lengths, the scale, whether sums keep their order."""
     *lengths, scale, deterministic = settings
-    options = {"scale": scale, "need_gradients": need_gradients, "row_weight": row_weight, "deterministic": deterministic}
+    options = {
+        "scale": scale,
+        "need_gradients": need_gradients,
+        "row_weight": row_weight,
+        "deterministic": deterministic,
+    }
     return dense_kl(*indexer, *constants, *lengths, **options)

@@ -24,7 +24,9 @@ _KL_RESULT = "(Tensor, Tensor, Tensor, Tensor)"
     schema=f"(Tensor query, Tensor key, Tensor value, Tensor indices, float scale, {_LENGTHS}, bool deterministic) "
     "-> (Tensor, Tensor)",
 )
-def sparse_attention_operator(query, key, value, indices, scale, query_lengths, key_lengths, deterministic):
+def sparse_attention_operator(
+    query, key, value, indices, scale, query_lengths, key_lengths, deterministic
+) -> tuple[Tensor, Tensor]:
     """:class:`~keyekit_kernels.dsa.sparse_gqa.SparseGQA` with its choice of variant."""
     from keyekit_kernels.dsa.sparse_gqa import attend, choose_union
 
@@ -76,7 +78,9 @@ sparse_attention_operator.register_autograd(_differentiate_attention, setup_cont
     schema=f"({_INDEXER}, Tensor query, Tensor key, Tensor lse, Tensor indices, float scale, bool deterministic, "
     f"bool need_gradients) -> {_KL_RESULT}",
 )
-def sparse_kl_operator(index_query, index_key, gate, query, key, lse, indices, scale, deterministic, need_gradients):
+def sparse_kl_operator(
+    index_query, index_key, gate, query, key, lse, indices, scale, deterministic, need_gradients
+) -> tuple[Tensor, ...]:
     """Divergence over selected keys, and its gradients, as :class:`~keyekit_kernels.dsa.divergence.IndexerKL` keeps them."""
     from keyekit_kernels.dsa.kl import launch_sparse
 
@@ -135,7 +139,7 @@ sparse_kl_operator.register_autograd(_differentiate_sparse_kl, setup_context=_ke
 )
 def dense_kl_operator(
     index_query, index_key, gate, query, key, lse, query_lengths, key_lengths, scale, deterministic, need_gradients
-):
+) -> tuple[Tensor, ...]:
     """Divergence from dense attention, its gradients as ``IndexerKL`` keeps them, and the attention's log-sum-exp."""
     from keyekit_kernels.dsa.kl_dense import attention_log_normaliser, launch_dense
 
