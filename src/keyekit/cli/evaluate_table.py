@@ -39,7 +39,7 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
             table.add_row(measure if name == OVERALL else "", name, *_cells(row))
     console.print(table)
     for line in _remarks(evaluation, left_out):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _cells(row: Estimate) -> tuple[str, ...]:
