@@ -21,7 +21,10 @@ from keyekit_kernels.dsa.topk import SUB_BLOCK, select_topk
 __all__ = ["decode_step", "paged_logits"]
 
 PAGE = tl.constexpr(PAGE_TOKENS)
-_LAUNCH = Launch(128, 4, 2)
+_LAUNCH = Launch(128, 4, 3)
+_PROGRAMS = 1056
+"""Eight for each multiprocessor of an H100 or H200; beyond that, programs take several blocks, whose loads overlap."""
+_MOST_STEPS = 16
 
 
 @triton.jit
@@ -41,23 +44,24 @@ def paged_logits_kernel(
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,
     SUB: tl.constexpr,
 ) -> None:
-    """One program per sequence and block of its keys, which are the rows of the product; heads are its columns."""
+    """One program per sequence and ``STEPS`` blocks of its keys, which are the rows of the product; heads are its columns."""
     sequence = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + sequence)
-    start = tl.program_id(1) * BLOCK
-    if start < length:
+    channel, head = tl.arange(0, WIDTH), tl.arange(0, HEADS)
+    row = sequence * num_heads + head
+    q = tl.load(query + row[None, :] * WIDTH + channel[:, None], mask=(head < num_heads)[None, :], other=0.0)
+    weight = tl.load(weights + row, mask=head < num_heads, other=0.0)
+    begin = tl.program_id(1) * (STEPS * BLOCK)
+    for start in range(begin, tl.minimum(begin + STEPS * BLOCK, length), BLOCK):
         position = start + tl.arange(0, BLOCK)
         safe = tl.minimum(position, length - 1)
         page = tl.load(page_table + sequence * table_width + safe // PAGE).to(tl.int64)
         offset = safe % PAGE
-        channel, head = tl.arange(0, WIDTH), tl.arange(0, HEADS)
         k = tl.load(values + (page * (PAGE * (WIDTH + 4)) + offset * WIDTH)[:, None] + channel[None, :])
         key_scale = tl.load(scales + page * (PAGE // 4 * (WIDTH + 4)) + PAGE // 4 * WIDTH + offset)
-        row = sequence * num_heads + head
-        q = tl.load(query + row[None, :] * WIDTH + channel[:, None], mask=(head < num_heads)[None, :], other=0.0)
-        weight = tl.load(weights + row, mask=head < num_heads, other=0.0)
         products = tl.maximum(tl.dot(k, q), 0.0, propagate_nan=tl.PropagateNan.ALL)
         found = tl.sum(products * weight[None, :], 1) * (key_scale * scale)
         found = tl.where((position < length) & (found == found), found, float("-inf"))
@@ -95,7 +99,9 @@ def paged_logits(
     scores = query.new_empty(batch, stride, dtype=torch.float32)
     maxima = query.new_empty(batch, stride // SUB_BLOCK, dtype=torch.float32)
     if scores.numel():
-        paged_logits_kernel[(batch, stride // launch.block)](
+        blocks = stride // launch.block
+        steps = min(next_power_of_two(max(batch * blocks // _PROGRAMS, 1)), _MOST_STEPS)
+        paged_logits_kernel[(batch, -(-blocks // steps))](
             query,
             (gate.float() * query_scale).contiguous(),
             index_pages.view(torch.float8_e4m3fn),
@@ -111,6 +117,7 @@ def paged_logits(
             WIDTH=width,
             HEADS=max(next_power_of_two(num_heads), 16),
             BLOCK=launch.block,
+            STEPS=steps,
             SUB=SUB_BLOCK,
             num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
             num_stages=launch.stages,  # pyright: ignore[reportCallIssue]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -30,6 +30,7 @@ def mark_rows_kernel(
     indices,  # [T, N] int32
     table,  # [blocks, 4] int32: first query, queries, first key, keys that the last query sees
     words,  # [blocks, stride] int32, zero before
+    selected,  # [1] int64, the pairs are added to it
     num_selected,
     stride,
     BLOCK: tl.constexpr,
@@ -40,10 +41,13 @@ def mark_rows_kernel(
         row = indices + (tl.load(table + block * 4) + query).to(tl.int64) * num_selected
         words += block.to(tl.int64) * stride - tl.load(table + block * 4 + 2)
         bit = tl.full([BLOCK], 1, tl.int32) << query
+        pairs = tl.zeros([BLOCK], tl.int32)
         for start in range(0, num_selected, BLOCK):
             slot = start + tl.arange(0, BLOCK)
             index = tl.load(row + slot, mask=slot < num_selected, other=-1)
             tl.atomic_or(words + index, bit, mask=index >= 0, sem="relaxed")
+            pairs += (index >= 0).to(tl.int32)
+        tl.atomic_add(selected, tl.sum(pairs, 0).to(tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -161,6 +165,7 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
     """
     layout = _Layout.of(query_lengths, key_lengths, group, indices.device)
     indices = indices.contiguous()
+    selected = torch.zeros(1, dtype=torch.int64, device=indices.device)
 
     def mark(table: Tensor, words: Tensor, stride: int, _: slice) -> None:
         if indices.shape[1]:
@@ -168,6 +173,7 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
                 indices,
                 table,
                 words,
+                selected,
                 indices.shape[1],
                 stride,
                 BLOCK=1024,
@@ -176,10 +182,12 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
 
     room = _ROOM * indices.shape[1] * len(layout.real)
     keys, masks, starts, merged = _build(layout, mark, room)
-    total, selected, merged = torch.stack([starts[-1], (indices >= 0).sum(), merged[0]]).tolist()
+    union = layout.union(keys, masks, starts)  # before the host waits: the device must not wait for the host afterwards
+    total, pairs, merged = torch.cat([starts[-1:], selected, merged]).tolist()
     if total > room:
-        keys, masks, starts, _ = _build(layout, mark, total)
-    return layout.union(keys[:total].clone(), masks[:total].clone(), starts, selected, merged)
+        keys, masks, _, _ = _build(layout, mark, total)
+    lists = {"keys": keys[:total].clone(), "masks": masks[:total].clone()}
+    return replace(union, **lists, selected=pairs, merged=merged)
 
 
 @torch.no_grad()
@@ -203,7 +211,7 @@ def merge_blocks(union: Union) -> Union:
         )
 
     keys, masks, starts, _ = _build(layout, mark, union.merged)
-    return layout.union(keys, masks, starts, union.selected, union.merged)
+    return replace(layout.union(keys, masks, starts), selected=union.selected, merged=union.merged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +266,8 @@ class _Layout:
         if begin < len(self.blocks):
             yield slice(begin, len(self.blocks)), _aligned(widest)
 
-    def union(self, keys: Tensor, masks: Tensor, starts: Tensor, selected: int, merged: int) -> Union:
-        """Leave out parts without queries; nothing is in them."""
+    def union(self, keys: Tensor, masks: Tensor, starts: Tensor) -> Union:
+        """The union whose pairs are not counted yet. Parts without queries are left out; nothing is in them."""
         parts, device = BITS.value // self.group, keys.device
         number = to_device(self.real, torch.int64, device)
         if len(self.real) < len(self.blocks) * parts:
@@ -274,9 +282,8 @@ class _Layout:
             size=(size - offset).clamp(max=self.group).to(torch.int32),
             group=self.group,
             num_queries=sum(self.lengths[0]),
-            selected=selected,
+            selected=0,
             lengths=self.lengths,
-            merged=merged,
         )
 
 

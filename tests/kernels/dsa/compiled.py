@@ -129,7 +129,7 @@ def union_cases():
     """Unions of 8 queries from indices, and of 32 from those."""
     types = {
         **dict.fromkeys(("indices", "table", "words", "keys", "masks", "narrow", "counts"), "*i32"),
-        **dict.fromkeys(("starts", "ends", "merged"), "*i64"),
+        **dict.fromkeys(("starts", "ends", "merged", "selected"), "*i64"),
         **dict.fromkeys(("num_selected", "stride", "span", "capacity"), "i32"),
     }
     yield "1024", union_kernels.mark_rows_kernel, types, {"BLOCK": 1024}, 4, 3
@@ -153,7 +153,7 @@ def decode_cases():
     }
     launch = decode._LAUNCH
     for heads, width in ((16, 64), (4, 128)):
-        constants = {"WIDTH": width, "HEADS": max(heads, 16), "BLOCK": launch.block, "SUB": topk.SUB_BLOCK}
+        constants = {"WIDTH": width, "HEADS": max(heads, 16), "BLOCK": launch.block, "STEPS": 8, "SUB": topk.SUB_BLOCK}
         yield f"fp8e4nv {heads} x {width}", decode.paged_logits_kernel, types, constants, launch.warps, launch.stages
     launch = paged_attention._LAUNCH
     constants = {"PER_GROUP": 8, "ROWS": 16, "WIDTH": 128, "BLOCK": launch.block}
