@@ -25,6 +25,7 @@ TITLES = {
     ),
     "topk": ("Top-k", "rows of 128K keys and more, 2048 to select; the tile's constants"),
     "decode": ("Decoding", "paged scores of both published indexers, attention in splits, their combination"),
+    "union": ("Unions", "marking, counting and placing the keys of 8 and of 32 queries"),
     "attention": ("Attention", "heads a group x width; *partial* is the deterministic backward pass"),
     "divergence": ("Divergence", "both published indexers beside 32 heads of 128; *in order* is the deterministic one"),
 }
@@ -78,7 +79,7 @@ def page(rows: list[dict]) -> str:
         "of a warp; float32 multiplies on the vector units, for checking alone. The tests assert limits on all of it.",
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
-        title, text = TITLES[group]
+        title, text = TITLES.get(group, (group.title(), "as in the tests"))
         lines += ["", f"## {title}", "", f"Cases: {text}.", "", *table([row for row in rows if row["group"] == group])]
     lines += ["", f"Triton {version('triton')}, torch {version('torch')}, Python {platform.python_version()}."]
     return "\n".join(lines) + "\n"
