@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -81,8 +81,9 @@ class Packer:
     When the buffer is full, one pack is made. It begins with the sample that waited longest, so none waits for more than
     ``buffer`` packs. Then comes, again and again, the waiting sample whose needs are most alike to what is left of the budgets
     (the angle between them), and of those equally alike the largest: with one budget that is best fit, with several all
-    fill up together. At last one sample is exchanged for another if that leaves fewer tokens free. What comes out follows
-    from what went in and in which order, so the waiting samples are all the state that there is.
+    fill up together. At last one sample is exchanged for another if that leaves fewer tokens free, and, where tokens are the
+    only budget, one for two. What comes out follows from what went in and in which order, so the waiting samples are all the
+    state that there is.
 
     Args:
         budget: What a pack may hold.
@@ -178,7 +179,7 @@ def _exchanged(needs: np.ndarray, chosen: list[int], free: np.ndarray, room: np.
 
 
 def _best_fit_tokens(lengths: list[int], limit: int) -> list[int]:
-    """:func:`_best_fit` and :func:`_exchanged` for tokens alone: the largest that fits is found in sorted order."""
+    """:func:`_best_fit` for tokens alone, in sorted order, and then one sample exchanged for two."""
     ordered = sorted((length, -place) for place, length in enumerate(lengths))  # of equal ones the oldest is last
     chosen, room = [0], limit - lengths[0]
     ordered.remove((lengths[0], 0))
@@ -186,11 +187,42 @@ def _best_fit_tokens(lengths: list[int], limit: int) -> list[int]:
         length, place = ordered.pop(found - 1)
         chosen.append(-place)
         room -= length
+    room = _exchange_one(lengths, chosen, ordered, room)
+    _exchange_two(lengths, chosen, ordered, room)
+    return chosen
+
+
+def _exchange_one(lengths: list[int], chosen: list[int], ordered: list[tuple[int, int]], room: int) -> int:
+    """:func:`_exchanged` over the samples that are left, in sorted order; returns the room that is left then."""
     best, gain = None, 0
     for position, place in enumerate(chosen[1:], 1):
         found = bisect_right(ordered, (room + lengths[place], 1))
         if found and ordered[found - 1][0] - lengths[place] > gain:
-            best, gain = (position, -ordered[found - 1][1]), ordered[found - 1][0] - lengths[place]
+            best, gain = (position, found - 1), ordered[found - 1][0] - lengths[place]
     if best is not None:
-        chosen[best[0]] = best[1]
-    return chosen
+        position, found = best
+        _, other = ordered.pop(found)
+        insort(ordered, (lengths[chosen[position]], -chosen[position]))
+        chosen[position] = -other
+    return room - gain
+
+
+def _exchange_two(lengths: list[int], chosen: list[int], ordered: list[tuple[int, int]], room: int) -> None:
+    """One chosen sample, but not the first, for the two waiting ones that leave fewest tokens free, if there are such."""
+    best, gain = None, 0
+    tried: set[int] = set()
+    for position, place in enumerate(chosen[1:], 1):
+        length = lengths[place]
+        low, high = 0, len(ordered) - 1
+        while low < high and gain < room and length not in tried:
+            more = ordered[low][0] + ordered[high][0] - length
+            if more > room:
+                high -= 1
+                continue
+            if more > gain:
+                best, gain = (position, low, high), more
+            low += 1
+        tried.add(length)
+    if best is not None:
+        position, low, high = best
+        chosen[position : position + 1] = [-ordered[low][1], -ordered[high][1]]

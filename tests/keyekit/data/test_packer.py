@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -18,12 +20,29 @@ def sizes_of(seed: int, count: int) -> list[SampleSize]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_fast_path_of_one_budget_is_the_definition(seed: int) -> None:
+def test_the_fast_path_of_one_budget_is_the_definition_and_one_exchange_more(seed: int) -> None:
     random = np.random.default_rng(seed)
-    lengths = random.integers(1, 40, random.integers(1, 50)).tolist()
+    lengths = random.integers(10, 40, random.integers(1, 50)).tolist()
     limit = int(random.integers(40, 150))
     expected = _best_fit(np.array(lengths, dtype=np.float64)[:, None], np.array([float(limit)]))
-    assert _best_fit_tokens(lengths, limit) == expected
+    room = limit - sum(lengths[place] for place in expected)
+    waiting = [place for place in range(len(lengths)) if place not in expected]
+    pairs = [lengths[a] + lengths[b] - lengths[c] for c in expected[1:] for a, b in combinations(waiting, 2)]
+    gain = max((more for more in pairs if 0 < more <= room), default=0)
+    found = _best_fit_tokens(lengths, limit)
+    assert len(set(found)) == len(found)
+    assert sum(lengths[place] for place in found) == limit - room + gain
+    if not gain:
+        assert found == expected
+
+
+def test_samples_of_nearly_one_length_fill_packs() -> None:
+    lengths = np.random.default_rng(0).integers(49, 62, 4000).tolist()
+    packer, packs = Packer(PackBudget(tokens=1024)), []
+    for index, length in enumerate(lengths):
+        pack = packer.add(index, SampleSize(tokens=length))
+        packs += [pack] if pack is not None else []
+    assert np.mean([sum(lengths[index] for index in pack) for pack in packs]) > 0.985 * 1024
 
 
 @pytest.mark.parametrize("budget", [PackBudget(tokens=100), PackBudget(tokens=100, patches=120, flops=300.0)])
@@ -54,12 +73,10 @@ def test_what_waits_is_all_the_state() -> None:
 
 
 def test_the_last_place_is_exchanged_for_a_better_one() -> None:
-    # 6 begins, 3 is the largest that fits, then nothing does; 2 + 2 would not be better, 4 instead of 3 is.
     assert _best_fit_tokens([6, 2, 1], 10) == [0, 1, 2]
-    assert _best_fit_tokens([5, 3, 3, 1], 10) == [0, 1, 3]
-    # 5 + 4 leaves 1, and nothing fits; of 5 + 3 + 2 the greedy way never hears: only one is exchanged.
-    assert _best_fit_tokens([5, 4, 3, 2], 10) == [0, 1]
-    # The greedy way takes 7 of 10 by 4 + 3; 3 + 3 waits no better, but 5 for 4 fills two more with 2 left.
+    # 5 + 4 leaves 1, and nothing fits; 3 + 2 instead of 4 do.
+    assert _best_fit_tokens([5, 4, 3, 2], 10) == [0, 3, 2]
+    # The row most alike to what is left comes first; the last one then fills more in its place.
     needs = np.array([[2.0, 1.0], [4.0, 1.0], [6.0, 9.0], [5.0, 4.0]])
     assert _best_fit(needs, np.array([8.0, 6.0])) == [0, 3]
 

@@ -154,7 +154,7 @@ def _benchmark_media(
 def _render(findings: Findings, name: str) -> None:
     console = Console()
     usable = findings.entries - len(findings.problems)
-    console.print(f"[bold]{name}[/]: {usable:,} of {findings.entries:,} entries can be used")
+    print(f"{name}: {usable:,} of {findings.entries:,} entries can be used")
     if findings.problems:
         counts = Counter((problem.source, problem.reason) for problem in findings.problems)
         table = Table("source", "reason", "entries", "for example", title="Cannot be used", title_justify="left")
@@ -163,12 +163,12 @@ def _render(findings: Findings, name: str) -> None:
             table.add_row(source, reason, f"{count:,}", "\n".join(examples))
         console.print(table)
     duplicates = findings.duplicates
-    console.print(
+    print(
         f"{duplicates.surplus:,} samples repeat another one ({len(duplicates.samples):,} groups); "
         f"{len(duplicates.media):,} groups of different files look alike"
     )
     for group in sorted(duplicates.samples, key=len, reverse=True)[:_EXAMPLES]:
-        console.print(f"  {group[0]} comes {len(group)} times, for example {group[1]}", highlight=False, markup=False)
+        print(f"  {group[0]} comes {len(group)} times, for example {group[1]}")
     if findings.contaminated:
         table = Table(
             "benchmark", "samples that show its media", "for example", title="Contamination", title_justify="left"
@@ -177,4 +177,4 @@ def _render(findings: Findings, name: str) -> None:
             table.add_row(benchmark, f"{len(places):,}", "\n".join(places[:_EXAMPLES]))
         console.print(table)
     for message in findings.unreadable:
-        console.print(f"benchmark medium left out: {message}", highlight=False, markup=False)
+        print(f"benchmark medium left out: {message}")

@@ -25,9 +25,9 @@ body { margin: 0 auto; max-width: 1120px; padding: 32px 24px 64px; background: v
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 26px; margin: 0; letter-spacing: -0.02em; } h2 { font-size: 18px; margin: 40px 0 12px; }
 h3 { font-size: 15px; margin: 0; } p.lead { color: var(--soft); margin: 4px 0 24px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(158px, 1fr)); gap: 12px; }
 .card { background: var(--wash); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
-.card b { display: block; font-size: 21px; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
+.card b { display: block; font-size: 20px; white-space: nowrap; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .card span { color: var(--soft); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
@@ -41,7 +41,7 @@ th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); } td.n, th.n {
 .text { background: var(--text); } .image { background: var(--image); } .video { background: var(--video); }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin: 0 5px 0 12px; }
 .frames { display: flex; flex-wrap: wrap; gap: 8px; margin: 12px 0; }
-figure { margin: 0; } figure img { display: block; border-radius: 5px; border: 1px solid var(--line); }
+figure { margin: 0; max-width: 220px; } figure img { display: block; border-radius: 5px; border: 1px solid var(--line); }
 figcaption { color: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 .note { color: var(--soft); font-size: 13px; }
 """

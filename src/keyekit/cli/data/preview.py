@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ _STYLE = """
 .pack { display: flex; height: 26px; border-radius: 6px; overflow: hidden; border: 1px solid var(--line); margin: 10px 0 4px; }
 .pack a { border-right: 1px solid var(--paper); background: var(--video); opacity: .82; } .pack a:hover { opacity: 1; }
 .pack a:nth-child(even) { background: var(--image); }
-.pack .tail { flex: 1; background: repeating-linear-gradient(45deg, var(--wash), var(--wash) 6px, var(--line) 6px, var(--line) 8px); }
+.pack .tail { flex: 1; background: repeating-linear-gradient(45deg, var(--wash), var(--wash) 6px,
+  var(--line) 6px, var(--line) 8px); }
 article { border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px; margin: 18px 0; }
 article header { display: flex; justify-content: space-between; gap: 16px; align-items: baseline; flex-wrap: wrap; }
 .tokens { font: 13px/2 ui-monospace, "SF Mono", Menlo, Consolas, monospace; white-space: pre-wrap; word-break: break-word;
   margin: 10px 0; } .tokens i { font-style: normal; border: 1px solid var(--line); border-radius: 3px; padding: 2px 1px; }
 .tokens i.l { background: var(--learnt); border-color: var(--learnt-line); }
-.tokens i.v { background: var(--video); color: #fff; border-color: transparent; padding: 2px 6px; border-radius: 9px; }
-.tokens i.s { color: var(--soft); } svg { display: block; width: 100%; height: 90px; background: var(--wash); border-radius: 6px; }
+.tokens i.v { background: var(--video); color: #fff; border-color: transparent; padding: 2px 6px; border-radius: 9px;
+  white-space: nowrap; }
+.tokens i.s { color: var(--soft); }
+svg { display: block; width: 100%; height: 90px; background: var(--wash); border-radius: 6px; }
 polyline { fill: none; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 """
 _AXES = (("time", "#e5484d"), ("height", "#f5a623"), ("width", "#4f46e5"))
@@ -84,8 +87,13 @@ def pack_section(batch: Batch, number: int, tokenizer: Any, samples: int = 12) -
         (f"{patches:,}", "patches"),
         (f"{0 if batch.vision is None else len(batch.vision.grids):,}", "images and frames"),
     ]
+    pictures = [frames_of(batch, index) for index in range(min(samples, len(batch.samples)))]
+    grids = [0, *accumulate(map(len, pictures))]
     shown = [
-        _sample(batch, index, f"p{number}s{index}", tokenizer) for index in range(min(samples, len(batch.samples)))
+        _sample(
+            batch, index, f"p{number}s{index}", frames, _captions(batch, index, *grids[index : index + 2]), tokenizer
+        )
+        for index, frames in enumerate(pictures)
     ]
     rest = len(batch.samples) - len(shown)
     note = f'<p class="note">{rest} more samples of this pack are not shown; --samples shows more.</p>' if rest else ""
@@ -97,21 +105,21 @@ def _legend() -> str:
     axes = "".join(f'<span class="key" style="background:{color}"></span>{name}' for name, color in _AXES)
     return (
         '<p class="note tokens"><i class="l">learnt</i> a token that the model is trained to predict · <i>given</i> one that '
-        f'it only reads · <i class="v">▦</i> placeholders of an image or frame · positions:{axes}. '
-        "Point at a token for its number, positions and label.</p>"
+        'it only reads · <i class="v">▦</i> placeholders of an image or frame; below pictures their patches · '
+        f"positions:{axes}. Point at a token for its number, positions and label.</p>"
     )
 
 
-def _sample(batch: Batch, index: int, anchor: str, tokenizer: Any) -> str:
+def _sample(
+    batch: Batch, index: int, anchor: str, frames: list[np.ndarray], captions: list[str], tokenizer: Any
+) -> str:
     info = batch.samples[index]
     length = info.stop - info.start
     learnt = int((batch.labels[info.start : info.stop] != IGNORED_LABEL).sum())
     facts = f"{escape(info.task)} · tokens {info.start:,}–{info.stop - 1:,} ({length:,}) · {learnt:,} learnt"
     source = info.meta.get("source")
     facts += f" · {escape(str(source))}" if source else ""
-    frames = frames_of(batch, index)
-    times = _times(batch, index, len(frames))
-    figures = "".join(page.picture(frame, time) for frame, time in zip(frames, times, strict=True))
+    figures = "".join(page.picture(frame, caption) for frame, caption in zip(frames, captions, strict=True))
     return (
         f'<article id="{anchor}"><header><h3>{escape(info.id)}</h3><span class="note">{facts}</span></header>'
         + (f'<div class="frames">{figures}</div>' if figures else "")
@@ -120,22 +128,19 @@ def _sample(batch: Batch, index: int, anchor: str, tokenizer: Any) -> str:
     )
 
 
-def _times(batch: Batch, index: int, frames: int) -> list[str]:
-    """Captions of the frames of a sample: seconds where they are known, and the size."""
-    assert frames == 0 or batch.vision is not None
-    info, before = batch.samples[index], sum(len(frames_of(batch, earlier)) for earlier in range(index))
-    grids = batch.vision.grids[before : before + frames] if batch.vision is not None else ()
-    moving, first = [], 0
-    for number in batch.vision.frames if batch.vision is not None else ():
-        moving += [number > 1] * number if before <= first < before + frames else []
-        first += number
+def _captions(batch: Batch, index: int, first: int, last: int) -> list[str]:
+    """Seconds, where it is known whose they are, and sizes of the grids of a sample."""
+    if batch.vision is None:
+        return []
+    info = batch.samples[index]
+    timed = [number > 1 for number in batch.vision.frames for _ in range(number)][first:last]
+    if len(info.timestamps) == last - first:  # videos alone, some perhaps of one frame
+        timed = [True] * len(timed)
+    known = len(info.timestamps) == sum(timed)
     seconds = iter(info.timestamps)
-    timed = len(info.timestamps) == frames or len(info.timestamps) == sum(moving)
-    everything = len(info.timestamps) == frames
     captions = []
-    for place, (rows, columns) in enumerate(grids):
-        known = timed and (everything or moving[place])
-        captions.append((f"{next(seconds):.2f} s · " if known else "") + f"{rows}×{columns} patches")
+    for has_time, (rows, columns) in zip(timed, batch.vision.grids[first:last], strict=True):
+        captions.append((f"{next(seconds):.2f} s · " if known and has_time else "") + f"{rows}×{columns}")
     return captions
 
 

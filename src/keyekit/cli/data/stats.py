@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from keyekit.cli.data import page
 from keyekit.cli.data.subject import CommandParser, DataSubject, progress_bar
@@ -109,12 +108,18 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     ]
     if total.media["video"]:
         facts.append((f"{total.seconds / 3600:,.2f} h", "of video seen"))
+    if total.flops:
+        facts.append((_operations(total.flops), "to train on all once"))
     if packing.dealt is not None and packing.balanced is not None:
-        facts += [
-            (f"{total.flops / 1e15:,.3g} PFLOP", "to train on all once"),
-            (f"{packing.dealt:.2f} → {packing.balanced:.3f}", "busiest rank over mean, balanced"),
-        ]
+        facts.append((f"{packing.dealt:.2f} → {packing.balanced:.2f}", "busiest rank over mean, balanced"))
     return facts
+
+
+def _operations(flops: float) -> str:
+    """With the unit in which there is something before the point."""
+    units = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+    power = min(int(math.log10(max(flops, 1)) // 3), len(units) - 1)
+    return f"{flops / 1000**power:,.1f} {units[power]}FLOP"
 
 
 def _cells(name: str, found: SourceStatistics) -> list[str]:
@@ -129,29 +134,34 @@ _COLUMNS = ("source", "samples", "tokens", "text", "image", "video", "learnt", "
 
 
 def _render(summary: Summary, name: str) -> None:
-    console, statistics = Console(), summary.statistics
-    console.print(f"[bold]{name}[/]: {_lead(summary)}")
-    table = Table(*_COLUMNS)
-    for source, found in statistics.sources.items():
-        table.add_row(*_cells(source, found))
-    if len(statistics.sources) > 1:
-        table.add_row(*_cells("all", statistics.total), style="bold")
-    console.print(table)
-    console.print("  ".join(f"{value} {what}" for value, what in _facts(summary)), highlight=False)
+    statistics = summary.statistics
+    print(f"{name}: {_lead(summary)}\n")
+    rows = [_cells(source, found) for source, found in statistics.sources.items()]
+    rows += [_cells("all", statistics.total)] if len(rows) > 1 else []
+    _print_columns([list(_COLUMNS), *rows])
+    for value, what in _facts(summary):
+        print(f"  {value:>16}  {what}")
     for title, numbers in (("tokens of a sample", statistics.lengths), ("frames of a video", statistics.video_frames)):
         found = histogram(numbers)
         largest = max((bar.count for bar in found), default=1) or 1
         width = max((len(bar.label) for bar in found), default=0)
-        console.print(f"\n{title}" if found else "", end="\n" if found else "")
+        print(f"\n{title}" if found else "", end="\n" if found else "")
         for bar in found:
-            console.print(
-                f"  {bar.label:>{width}}  {'█' * round(40 * bar.count / largest)} {bar.count:,}", highlight=False
-            )
+            print(f"  {bar.label:>{width}}  {'█' * round(40 * bar.count / largest)} {bar.count:,}")
     for kind in ("image", "video"):
         sizes = statistics.resolutions[kind].most_common(5)
         if sizes:
             shown = ", ".join(f"{width}×{height} ({count:,})" for (width, height), count in sizes)
-            console.print(f"\nsizes of {kind}s as the model sees them: {shown}", highlight=False)
+            print(f"\nsizes of {kind}s as the model sees them: {shown}")
+
+
+def _print_columns(rows: list[list[str]]) -> None:
+    """The first column to the left, numbers to the right; nothing is cut on a narrow terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print("  " + "  ".join([row[0].ljust(widths[0]), *cells]))
+    print()
 
 
 def _lead(summary: Summary) -> str:

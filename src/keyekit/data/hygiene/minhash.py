@@ -75,7 +75,7 @@ class SimilarSets:
         numbers = np.fromiter(items, dtype=np.int64)
         if not len(numbers):
             return np.full(len(self._factors), _PRIME)
-        return ((numbers[:, None] * self._factors + self._shifts) % _PRIME).min(axis=0)
+        return ((_mixed(numbers)[:, None] * self._factors + self._shifts) % _PRIME).min(axis=0)
 
     def add(self, key: str, items: frozenset[int]) -> None:
         """Add a set under a name; several may have one name."""
@@ -104,3 +104,10 @@ class SimilarSets:
     def _bands(self, items: frozenset[int]) -> list[tuple[int, bytes]]:
         rows = self.signature(items).reshape(self.bands, -1)
         return [(band, row.tobytes()) for band, row in enumerate(rows)]
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Numbers below the prime without the order of the given ones, which linear permutations would keep in part."""
+    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    return ((mixed ^ (mixed >> np.uint64(32))) % np.uint64(_PRIME)).astype(np.int64)
