@@ -19,6 +19,8 @@ PAGE = tl.constexpr(PAGE_TOKENS)
 _LAUNCH = Launch(64, 4, 3)
 # Splits of one row's keys: enough programs to fill the device, each with at least one block (dsa-kernels sheet 3.8).
 _PROGRAMS = 128
+_LEAST_SPLITS = 16
+"""Short splits overlap their gathers, also where the device is full: 59 us against 125 for 32 sequences on an H200."""
 
 
 @triton.jit
@@ -123,7 +125,7 @@ def paged_attention(
     batch, num_heads, width = query.shape
     groups, num_selected = key.shape[1], indices.shape[1]
     blocks = max(-(-num_selected // launch.block), 1)
-    wanted = max(_PROGRAMS // max(batch * groups, 1), 1) if splits is None else splits
+    wanted = max(_PROGRAMS // max(batch * groups, 1), _LEAST_SPLITS) if splits is None else splits
     per_split = -(-blocks // min(wanted, blocks))
     splits = -(-blocks // per_split)
     partial = query.new_empty(batch, splits, num_heads, width, dtype=torch.float32)

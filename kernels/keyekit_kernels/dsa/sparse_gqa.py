@@ -17,7 +17,7 @@ from keyekit_kernels.dsa.union import Union, build_union
 __all__ = ["SparseGQA", "attend", "attend_backward", "choose_union"]
 
 _UNION_GROUP = 8
-_UNION_LIMIT = 4.5
+_UNION_LIMIT = 5.5
 """Largest U / k of eight queries at which unions beat single queries in the forward pass (docs/evidence/dsa-gpu.md)."""
 
 
