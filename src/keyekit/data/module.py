@@ -67,6 +67,8 @@ class ConversationDataModule(lightning.LightningDataModule):
         on_error: ``skip`` leaves bad samples out and counts them, ``raise`` stops.
         workers: Processes that decode media.
         loader_workers: Processes that make packs of a mixture ahead; 0 makes them in the training process.
+        pack_buffer: Samples of a mixture that wait for a pack at most. More fill packs better; with fewer, packs follow weights
+            by step sooner.
         epoch_packs: Packs of all ranks that count as an epoch of a mixture; by default as many as its sources fill once.
         seed: Seed of the order.
     """
@@ -91,6 +93,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         on_error: Literal["skip", "raise"] = "raise",
         workers: int = 2,
         loader_workers: int = 0,
+        pack_buffer: int = 128,
         epoch_packs: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -120,6 +123,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.policy = ErrorPolicy(on_error)
         self.workers = workers
         self.loader_workers = loader_workers
+        self.pack_buffer = pack_buffer
         self.epoch_packs = epoch_packs
         self.seed = seed
         self._sources: dict[str, Source] | None = None
@@ -204,7 +208,7 @@ class ConversationDataModule(lightning.LightningDataModule):
 
     def _mixture_loader(self, mixture: Mixture) -> MixtureLoader:
         tokens = {name: sizes[:, 0] for name, sizes in self._sizes.items()}
-        stream = PackStream(Draws(mixture, tokens, self.seed), self._sizes, self._budget)
+        stream = PackStream(Draws(mixture, tokens, self.seed), self._sizes, self._budget, self.pack_buffer)
         packs = int(-(-sum(lengths.sum() for lengths in tokens.values()) // self.pack_tokens))
         trainer = self.trainer
         return MixtureLoader(

@@ -146,7 +146,7 @@ class MediaReader:
             )
 
     def _read_image(self, item: ContentItem) -> Frames:
-        assert item.path is not None
+        assert isinstance(item.path, Location)
         options = dict(item.options)
         low = options.pop("min_pixels", self.min_image_tokens * self.geometry.token_pixels)
         high = options.pop("max_pixels", self.max_image_tokens * self.geometry.token_pixels)
