@@ -28,7 +28,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 # multiprocessor. Float32 multiplies on the vector units, where small tiles avoid spills.
 _HALF = Launch(128, 4, 3, queries=64, registers=168)
 _TABLE = {
-    torch.float32: Launch(64, 4, 2, queries=32),
+    torch.float32: Launch(64, 4, 1, queries=16),
     torch.float16: _HALF,
     torch.bfloat16: _HALF,
     torch.float8_e4m3fn: _HALF,

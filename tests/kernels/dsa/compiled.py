@@ -30,14 +30,18 @@ TYPES = {
 }
 
 
-def build(kernel, types: dict[str, str], constants: dict[str, object], warps: int, stages: int) -> dict[str, object]:
+def build(
+    kernel, types: dict[str, str], constants: dict[str, object], warps: int, stages: int, registers: int | None = None
+) -> dict[str, object]:
     """Compile a kernel; every run-time argument is taken to be divisible by 16, as it is at the sizes that matter."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     constants = {name: constants.get(name) for name, kind in signature.items() if kind == "constexpr"}
     aligned = [i for i, name in enumerate(kernel.arg_names) if types.get(name, "fp32") not in ("fp32", "constexpr")]
     source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
     binary = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages}
+        source,
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": warps, "num_stages": stages, "maxnreg": registers},
     )
     return {
         "kernel": kernel.__name__,
@@ -93,7 +97,8 @@ def indexer_cases():
                 "PRECISION": "ieee",
             }
             for kernel in (indexer.index_logits_kernel, indexer_lse.index_lse_kernel):
-                yield f"{TYPES[dtype]} {width}", kernel, types, constants, launch.warps, launch.stages
+                limit = launch.registers if kernel is indexer.index_logits_kernel else None
+                yield f"{TYPES[dtype]} {width}", kernel, types, constants, launch.warps, launch.stages, limit
 
 
 def topk_cases():
@@ -175,10 +180,10 @@ GROUPS = {
 def main(*groups: str) -> None:
     """Build every case of these groups, or of all."""
     for group in groups or GROUPS:
-        for case, kernel, types, constants, warps, stages in GROUPS[group]():
+        for case, kernel, types, constants, *launch in GROUPS[group]():
             types = {name: kind for name, kind in types.items() if name in kernel.arg_names}
             used = {name: constants[name] for name in kernel.arg_names if name in constants}
-            row = {"group": group, "case": case, **build(kernel, types, used, warps, stages)}
+            row = {"group": group, "case": case, **build(kernel, types, used, *launch)}
             print(json.dumps(row), flush=True)
 
 

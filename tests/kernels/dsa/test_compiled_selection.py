@@ -8,8 +8,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from building import assert_fits, build_table
 
-SPILLS = {  # bytes per thread; none of them lies in a loop
-    "index_logits_kernel": 8,
+SPILLS = {  # bytes per thread
+    "index_logits_kernel": 640,  # held to 168 registers, for a third program on a multiprocessor where heads are narrow
     "index_lse_kernel": 8,
     "bound_kernel": 0,
     "collect_kernel": 64,
@@ -54,5 +54,6 @@ def test_large_products_run_on_the_tensor_cores_of_a_warp_group(built: list[dict
 
 def test_selection_adds_nothing_atomically(built: list[dict]) -> None:
     assert {row["kernel"] for row in built if row["atomics"]} == {
-        "count_kernel"
+        "count_kernel",
+        "mark_rows_kernel",
     }  # of whole numbers, whose order is free
