@@ -110,7 +110,8 @@ def _verdict(results: dict[str, dict[str, Any]]) -> list[str]:
     dense, sparse = (results[name]["summary"]["metrics"]["mean/accuracy"] for name in ("dsa-dense", "dsa-sparse"))
     return [
         f"The mean of the adapted sparse model is {dense - sparse:.3f} below that of the dense one it came from; the goal was "
-        "at most 0.020. Every model is one run with one seed; the standard error of a mean over 3000 answers is about 0.005. Fresh indexers "
+        "at most 0.020. "
+        "Every model is one run with one seed; the standard error of a mean over 3000 answers is about 0.005. Fresh indexers "
         "learn during the adaptation too, so compare the rows before it to see what the warm-up alone is worth.",
         "",
     ]
