@@ -13,7 +13,7 @@ from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
-SPARSE = partial(DSA, topk=4, num_indexer_heads=2, indexer_head_dim=16, mode="warmup", recall_rows=0)
+SPARSE = partial(DSA, topk=4, num_indexer_heads=2, indexer_head_dim=16, mode="dense_warmup", recall_rows=0)
 
 
 class Task(lightning.LightningModule):

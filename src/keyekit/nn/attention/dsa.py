@@ -36,7 +36,7 @@ class DSA(Attention):
     over heads (sheet 9.3; the paper's sum over key/value groups has the same gradient times the number of groups). It is
     taught in two stages:
 
-    - ``warmup``: every token attends to all earlier ones, and the indexer follows that whole attention. Freeze all the rest
+    - ``dense_warmup``: every token attends to all earlier ones, and the indexer follows that whole attention. Freeze all the rest
       with the task's ``groups``, then nothing but indexers is differentiated.
     - ``sparse``: tokens attend to the selected keys, and the indexer follows the attention that those receive.
 
@@ -53,7 +53,7 @@ class DSA(Attention):
         kl_weight: Factor on the indexer's loss; 0 skips it.
         implementation: ``auto`` (Triton on GPUs), ``triton``, or ``torch`` for the reference.
         eight_bit: Whether the indexer rounds its queries and keys as the released inference code does (sheet 4.1).
-        mode: ``sparse``, or ``warmup`` for dense attention that teaches the indexer.
+        mode: ``sparse``, or ``dense_warmup`` for dense attention that teaches the indexer.
         recall_rows: Queries of a pack on which recall is measured at every training step, each against all keys of the pack;
             0 measures none.
     """
@@ -67,14 +67,14 @@ class DSA(Attention):
         kl_weight: float = 1.0,
         implementation: str = "auto",
         eight_bit: bool = False,
-        mode: Literal["sparse", "warmup"] = "sparse",
+        mode: Literal["sparse", "dense_warmup"] = "sparse",
         recall_rows: int = 32,
     ) -> None:
         super().__init__(spec)
         if topk < 1:
             raise ValueError(f"topk={topk}: a query needs at least one key")
-        if mode not in ("sparse", "warmup"):
-            raise ValueError(f"mode={mode!r}: choose 'warmup' (dense attention teaches the indexer) or 'sparse'")
+        if mode not in ("sparse", "dense_warmup"):
+            raise ValueError(f"mode={mode!r}: choose 'dense_warmup' (dense attention teaches the indexer) or 'sparse'")
         if recall_rows < 0:
             raise ValueError(f"recall_rows={recall_rows}: a number of queries, 0 for no measurement")
         spec.rope.scaled_section(
@@ -94,7 +94,7 @@ class DSA(Attention):
         """Select, attend and, in training, compare the indexer with the attention; see :class:`Attention`."""
         query, key, value = self._project(hidden, context)
         learns = bool(self.kl_weight) and torch.is_grad_enabled()
-        if self.mode == "warmup" and context.selection is None:
+        if self.mode == "dense_warmup" and context.selection is None:
             return self._warm_up(hidden, query, key, value, context, learns)
         if context.selection is None and context.segments.key_maximum <= self.topk and not learns:
             return self._attend_to_all(hidden, query, key, value, context)

@@ -161,7 +161,7 @@ def test_eight_bit_reaches_the_indexer() -> None:
 
 
 def warm(**arguments) -> DSA:
-    return layer(mode="warmup", **arguments)
+    return layer(mode="dense_warmup", **arguments)
 
 
 @pytest.mark.parametrize("lengths", [[7, 1, 5], [9], [3, 0, 2]])
@@ -227,7 +227,7 @@ def test_warm_up_decodes_densely_and_replays_selections() -> None:
     assert replayed.selection is selection
 
 
-@pytest.mark.parametrize("mode", ["sparse", "warmup"])
+@pytest.mark.parametrize("mode", ["sparse", "dense_warmup"])
 def test_recall_is_measured_on_queries_with_a_choice(mode: str) -> None:
     attention = layer(
         mode=mode, topk=4, recall_rows=100, num_indexer_heads=12
