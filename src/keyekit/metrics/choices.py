@@ -8,7 +8,7 @@ __all__ = ["extract_choice", "extract_choice_as_released"]
 
 _ANNOUNCED = r"(?i:answer|option|choice)(?i:\s+is)?[\s\W_]*?(?<![A-Za-z])([{letters}])(?![A-Za-z0-9])"
 _LEADING = r"\W*([{letters}])(?:\W*$|[.):,：、]|\s*\n)"
-_ALONE = r"(?<![A-Za-z0-9'’])([{letters}])(?![A-Za-z0-9'’]|\s+[a-z])"
+_ALONE = r"(?<![A-Za-z0-9'’])(?!A\s+(?!or\b|and\b)[a-z])([{letters}])(?![A-Za-z0-9'’])"
 
 _RELEASED_ANNOUNCEMENTS = re.compile(r"(?:Final )?Answer:|Best (?:answer|option):")
 """Announcements whose own capitals the official scripts do not take for an option."""
@@ -18,7 +18,7 @@ def extract_choice(text: str, letters: str) -> str | None:
     """The option that an answer names, or ``None`` if it names none or leaves open which.
 
     The last letter that follows "answer", "option" or "choice"; else a letter that the text begins with or is; else the only
-    letter that stands by itself, where a letter before a word in small letters, as in "A man", is none.
+    letter that stands by itself, where the article of "A man" is none.
 
     Args:
         text: The answer.
