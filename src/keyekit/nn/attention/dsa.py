@@ -36,8 +36,8 @@ class DSA(Attention):
     over heads (sheet 9.3; the paper's sum over key/value groups has the same gradient times the number of groups). It is
     taught in two stages:
 
-    - ``dense_warmup``: every token attends to all earlier ones, and the indexer follows that whole attention. Freeze all the rest
-      with the task's ``groups``, then nothing but indexers is differentiated.
+    - ``dense_warmup``: every token attends to all earlier ones, and the indexer follows that whole attention. Freeze all
+      the rest with the task's ``groups``, then nothing but indexers is differentiated.
     - ``sparse``: tokens attend to the selected keys, and the indexer follows the attention that those receive.
 
     Where no sequence has more than ``topk`` keys, nothing is scored: every query reads all earlier tokens (sheet 4.2).
