@@ -470,10 +470,8 @@ def main() -> None:
     parser.add_argument("--read", type=Path, nargs="+", help="do not run: take the rows of earlier runs")
     parser.add_argument("--write", type=Path, help="write the page here")
     options = parser.parse_args()
-    if options.read:
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in options.read]
-    else:
-        runs = [run(options)]
+    earlier = [json.loads(path.read_text(encoding="utf-8")) for path in options.read or []]
+    runs = earlier or [run(options)]
     if options.write:
         options.write.write_text(page(runs), encoding="utf-8")
 
@@ -484,6 +482,8 @@ def run(options: argparse.Namespace) -> dict:
     command = "python benchmarks/kernels/dsa_matrix.py --lengths " + " ".join(
         f"{length:g}" for length in options.lengths
     )
+    if options.pattern_lengths:
+        command += " --pattern-lengths " + " ".join(f"{length:g}" for length in options.pattern_lengths)
     if set(options.parts) != set(PARTS):
         command += " --parts " + " ".join(options.parts)
     facts = {**facts_of_the_run(), "command": command}

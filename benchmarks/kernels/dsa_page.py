@@ -69,7 +69,7 @@ REASONS = """\
 """
 
 LOST = """\
-| tried | result on the H100 | so |
+| tried | result, on an H100 where no other card is named | so |
 | --- | --- | --- |
 | indexer: 64 x 256 keys, 8 warps, one program a multiprocessor | 0.140e12 pairs/s of 16x64 | 64 x 128, 4 warps: 0.176 |
 | indexer: 64 x 128, a program per tile | 0.176 | keys stay, runs of 8 tiles, 168 registers, three programs: 0.208-0.224 |
@@ -83,8 +83,8 @@ LOST = """\
 | gradient of keys: 8 warps, 16 queries a step, 128 keys a tile | 2.36-4.24 ms against 2.09 | 64 keys, 8 queries, 4 warps |
 | gradient of keys: predicated loads in place of clamped ones | 2.33 ms | clamped |
 | gradient of keys: unions of 16 | 2.71 ms | unions of 32: half the atomic traffic, 10 % more products |
-| decoding: several blocks of keys a program when scoring | 33 and 104 us for 8 and 32 sequences, as before | kept for its smaller grid |
-| decoding: 16 or 32 warps for the top-k of a row | 20 + 25 us against 22 + 26 | a row is a chain of latencies; it is the floor at batch 1 |
+| decoding: several blocks of keys a program when scoring | 33 and 104 us for 8 and 32 sequences on the H200, as before | kept for its smaller grid |
+| decoding: 16 or 32 warps for the top-k of a row | 20 + 25 us against 22 + 26 on the H200 | a row is a chain of latencies; it is the floor at batch 1 |
 | gradient of keys: no atomic additions at all (wrong results) | 2.28 ms against 2.33 | atomics are no longer the limit; latency between four products is |
 """
 
