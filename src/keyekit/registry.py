@@ -393,6 +393,13 @@ PARTS: tuple[Part, ...] = (
         "",
         "weights, tokenizer and settings for the next stage",
     ),
+    Part(
+        "callback",
+        "SourceLoss",
+        "keyekit.callbacks.source_loss:SourceLoss",
+        "",
+        "loss of each source of a mixture",
+    ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
     Part(
         "callback",
