@@ -135,7 +135,8 @@ def index_logits_kernel(
             factor = tl.load(key_scale + place) * scale
         found = tl.zeros([QUERIES, BLOCK], tl.float32)
         for turn in range(blind * HEADS, steps * HEADS):
-            rows, head = turn // HEADS * QUERIES + row, turn % HEADS
+            head = turn % HEADS  # pyright: ignore[reportOperatorIssue]
+            rows = turn // HEADS * QUERIES + row
             at = tl.minimum(rows, count - 1) * HEADS + head
             q = tl.load(query + (at * WIDTH)[:, None] + channel[None, :])
             weight = tl.load(gate + at)

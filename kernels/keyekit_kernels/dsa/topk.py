@@ -118,12 +118,14 @@ def _loose_bound(order, wanted, most):
     reach, above = tl.sum((order > LOWEST).to(tl.int32), 0), tl.full([], 0, tl.int32)
     goal = tl.log2((wanted + most) * 0.5)
     step = tl.full([], 0, tl.int32)
-    while (low < high) & (reach > most):
+    while (low < high) & (reach > most):  # pyright: ignore[reportOperatorIssue]
         top, bottom = tl.log2(reach.to(tl.float32)), tl.log2(above.to(tl.float32) + 0.5)
         guess = _as_float(low) + (_as_float(high) - _as_float(low)) * ((top - goal) / (top - bottom))
         bits = tl.where(guess == guess, guess, 0.0).to(tl.int32, bitcast=True)
-        probe = tl.minimum(tl.maximum(bits ^ ((bits >> 31) & 0x7FFFFFFF), low + 1), high)
-        middle = tl.where(step % 4 == 3, (low | high) - ((low ^ high) >> 1), probe)
+        probe = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+        probe = tl.minimum(tl.maximum(probe, low + 1), high)  # pyright: ignore[reportOperatorIssue]
+        mean = (low | high) - ((low ^ high) >> 1)  # pyright: ignore[reportOperatorIssue]
+        middle = tl.where(step % 4 == 3, mean, probe)
         count = tl.sum((order >= middle).to(tl.int32), 0)
         enough = count >= wanted
         low, high = tl.where(enough, middle, low), tl.where(enough, high, middle - 1)

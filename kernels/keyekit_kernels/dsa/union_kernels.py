@@ -95,7 +95,7 @@ def count_kernel(
     for start in range(segment * span, end, TILE):
         place = start + tl.arange(0, TILE)
         word = tl.load(words + place, mask=place < end, other=0)
-        for one in tl.static_range(PARTS):
+        for one in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
             there = tl.sum((_bits(word, one, GROUP) != 0).to(tl.int32), 0)
             total += tl.where(part == one, there, 0)
         anybody += tl.sum((word != 0).to(tl.int32), 0)
@@ -123,7 +123,7 @@ def place_kernel(
     words += block.to(tl.int64) * stride
     first_key = tl.load(table + block * 4 + 2)
     begin, end = segment * span, tl.minimum((segment + 1) * span, stride)
-    for part in tl.static_range(PARTS):
+    for part in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
         slot = (block * PARTS + part) * segments + segment
         count = tl.load(counts + slot)
         if count > 0:
@@ -149,7 +149,7 @@ def _bits(word, part: tl.constexpr, GROUP: tl.constexpr):
     if GROUP == BITS:  # noqa: SIM108, which the compiler of kernels cannot take apart
         bits = word
     else:
-        bits = (word >> (part * GROUP)) & ((1 << GROUP) - 1)
+        bits = (word >> (part * GROUP)) & ((1 << GROUP) - 1)  # pyright: ignore[reportOperatorIssue]
     return bits
 
 
