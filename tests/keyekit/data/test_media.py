@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keyekit.data.errors import BadData
-from keyekit.data.media import read_image, read_video
+from keyekit.data.media import Frames, read_image, read_video
 from keyekit.data.processing.resize import resize_frames
 from keyekit.data.sampling import FrameLimits, UniformFps
 from keyekit.data.slow_fast import SlowFast
@@ -225,3 +226,54 @@ def test_a_frame_may_be_chosen_twice(media) -> None:
     video = read_video(media / "clip0.mp4", Twice())
     assert video.timestamps == (0.0, 0.75, 0.75)
     np.testing.assert_array_equal(video.pixels[1], video.pixels[2])
+
+
+REASONS = {"broken_media", "empty_video", "missing_media", "media_too_large", "timed_out"}
+
+
+def frames_or_reason(path: Path) -> Frames | str:
+    try:
+        return read_video(path, UniformFps(), time_limit=20)
+    except BadData as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("kind", ["cut", "flipped", "zeroed", "shuffled", "header"])
+def test_damage_of_every_kind_is_bad_data_or_harmless(media, tmp_path, kind: str) -> None:
+    """Whatever happened to a file: frames or bad data with a reason come out of it, in time, and the file is closed."""
+    whole = (media / "clip0.mp4").read_bytes()
+    path = tmp_path / "damaged.mp4"
+    for seed in range(40):
+        random, data = np.random.default_rng(seed), bytearray(whole)
+        start = int(random.integers(0, len(data) - 200))
+        if kind == "cut":
+            data = data[:start]
+        elif kind == "flipped":
+            for place in random.integers(0, len(data), 12):
+                data[place] ^= 1 << int(random.integers(8))
+        elif kind == "zeroed":
+            data[start : start + 200] = bytes(200)
+        elif kind == "shuffled":
+            data[start : start + 200] = random.permutation(list(data[start : start + 200])).astype(np.uint8).tobytes()
+        else:  # absurd numbers in the index
+            place = data.find(b"stts") + int(random.integers(4, 60))
+            data[place : place + 4] = b"\xff\xff\xff\xf0"
+        path.write_bytes(data)
+        video = frames_or_reason(path)
+        if isinstance(video, Frames):
+            assert video.pixels.shape[1:] == (56, 56, 3)
+            assert len(video.pixels) == len(video.timestamps)
+        else:
+            assert video in REASONS
+    assert not any(str(link.resolve()) == str(path) for link in Path("/proc/self/fd").iterdir())
+
+
+def test_another_kind_of_file_behind_the_name(media, tmp_path) -> None:
+    for name, content in (
+        ("text.mp4", b"hello " * 400),
+        ("empty.mp4", b""),
+        ("image.mp4", (media / "wide.png").read_bytes()),
+    ):
+        (tmp_path / name).write_bytes(content)
+        found = frames_or_reason(tmp_path / name)
+        assert found in REASONS or name == "image.mp4"  # FFmpeg shows a picture as a video of one frame

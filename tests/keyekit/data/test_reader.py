@@ -1,7 +1,9 @@
 """Reading media at their final size: limits, options, what shows through, the second resizing."""
 
 import dataclasses
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,8 @@ from keyekit.data.reader import MediaReader, SecondResize
 from keyekit.data.sample import ContentItem, parse_sample
 from keyekit.data.sampling import UniformFps, VideoFacts
 from keyekit.data.slow_fast import SlowFast
+from keyekit.data.video.pyav import PyAV
+from keyekit.data.video.torchcodec import TorchCodec
 from keyekit.data.world.files import write_video
 from keyekit.testing.tiny import tiny_record as record
 
@@ -102,10 +106,13 @@ def test_the_key_follows_file_settings_and_options(media, tmp_path) -> None:
         {"second_resize": SecondResize(frames=False)},
         {"geometry": PatchGeometry(patch_size=16)},
         {"share_video_budget": True},
+        {"resizing": "exact"},
+        {"video_reader": TorchCodec()},
     ]
     keys |= {dataclasses.replace(READER, **variant).key(clip(media)) for variant in variants}
     assert len(keys) == 3 + len(variants)
-    assert dataclasses.replace(READER, max_source_pixels=10**7).key(clip(media)) == READER.key(clip(media))
+    for same in ({"max_source_pixels": 10**7}, {"time_limit": 5.0}, {"video_reader": PyAV(threads=2)}):
+        assert dataclasses.replace(READER, **same).key(clip(media)) == READER.key(clip(media))
     copy = tmp_path / "c.mp4"
     copy.write_bytes((media / "clip0.mp4").read_bytes())
     before = READER.key(ContentItem(kind="video", path=copy))
@@ -207,3 +214,50 @@ def test_slow_and_fast_frames_of_a_real_clip(tmp_path) -> None:
     assert found.fast == (False, True, False, True, False, True)
     assert [run.shape[1:3] for run in found.runs] == [(196, 196), (168, 168)] * 3
     assert found.runs[2][0, 80, 80, 0] < 90 < found.runs[4][0, 80, 80, 0]
+
+
+@pytest.mark.parametrize("sampler", [BudgetSearch(), SlowFast(), UniformFps()])
+@pytest.mark.parametrize("times", ["container", "index"])
+def test_every_policy_takes_a_cut(media, sampler, times) -> None:
+    """Sixteen frames at four a second: those from 1 to 2.5 seconds are frames 4 to 10."""
+    reader = MediaReader(frame_sampler=sampler, min_frame_tokens=4, max_frame_tokens=4, times=times)
+    cut = clip(media, video_start=1.0, video_end=2.5, fps=4.0)
+    frames, plan = reader.read(cut), reader.plan(cut)
+    assert {4, 10} <= set(plan.indices) <= set(range(4, 11))
+    assert frames.timestamps == plan.seconds == tuple(index / 4 for index in plan.indices)
+    found = [run[place, 40, 40].mean() for run in frames.runs for place in range(len(run))]
+    np.testing.assert_allclose(found, np.linspace(20, 220, 16)[list(plan.indices)], atol=6)
+    with pytest.raises(BadData, match="no frame lies between") as caught:
+        reader.read(clip(media, video_start=9.0))
+    assert caught.value.reason == "bad_media"
+
+
+def test_a_video_may_be_a_list_of_images(media) -> None:
+    images = [str(media / name) for name in ("wide.png", "clear.png", "wide.png", "clear.png")]
+    item = ContentItem(kind="video", path=tuple(images), options={"fps": 4.0})
+    frames = READER.read(item)
+    assert frames.timestamps == (0.0, 0.25, 0.5, 0.75)
+    assert [run[0, 5, 5].tolist() for run in (frames.pixels[:1], frames.pixels[1:2])] == [[200, 10, 10], [255] * 3]
+    assert READER.read(ContentItem(kind="video", path=tuple(images))).timestamps == ()
+    assert READER.key(item) != READER.key(dataclasses.replace(item, path=tuple(images[:2])))
+
+
+def test_uneven_frames_are_chosen_by_their_time(tmp_path) -> None:
+    """Frames at 0, 0.1 … 0.9 s, then one a second up to 9: by the clock the slow part is most of the video."""
+    times = [100 * n for n in range(10)] + [1000 * n for n in range(1, 10)]
+    with av.open(str(tmp_path / "uneven.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "veryfast"})
+        stream.height, stream.width, stream.pix_fmt = 56, 56, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for level, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((56, 56, 3), 10 * level, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    item = ContentItem(kind="video", path=tmp_path / "uneven.mp4", options={"nframes": 10})
+    by_clock, counted = (dataclasses.replace(READER, times=times).read(item) for times in ("container", "index"))
+    assert sum(second >= 1 for second in by_clock.timestamps) >= 7
+    levels = [round(float(picture.mean()) / 10) for picture in counted.pixels]
+    np.testing.assert_allclose(levels, np.linspace(0, 18, 10).round(), atol=1)
+    for second, picture in zip(by_clock.timestamps, by_clock.pixels, strict=True):
+        assert abs(picture.mean() / 10 - times.index(round(second * 1000))) < 1

@@ -89,6 +89,8 @@ class OpenVideo(AbstractContextManager, ABC):
             BadData: If the file is damaged, or takes too long.
             MissingFrames: If a frame is not there.
         """
+        if not len(indices):
+            return
         places = [place for place, index in enumerate(indices) if place == 0 or index != indices[place - 1]]
         wanted = [indices[place] for place in places]
         fused = [sizes[place] if sizes is not None and resizing == "fused" else None for place in places]

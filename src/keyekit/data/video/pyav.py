@@ -54,7 +54,9 @@ class PyAV(VideoReader):
         with ExitStack() as stack:
             stack.enter_context(as_bad_data(location, deadline))
             source = stack.enter_context(opened_video(location, deadline))
-            container = stack.enter_context(av.open(source, timeout=(deadline.left, deadline.left)))
+            container = stack.enter_context(
+                av.open(source, timeout=(deadline.left, deadline.left), metadata_errors="replace")
+            )
             stream = _stream(container, location)
             stream.codec_context.thread_count = self.threads
             stream.codec_context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
