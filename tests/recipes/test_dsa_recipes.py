@@ -21,7 +21,8 @@ def test_dense_then_warm_up_then_sparse(tmp_path):
     folders = {}
     for stage, start, steps in (("dense", None, 10), ("warmup", "dense", 25), ("sparse", "warmup", 5)):
         options = ["--trainer.accelerator=cpu", "--model.schedule.warmup_steps=5", f"--trainer.max_steps={steps}"]
-        options += [f"--model.init_from={start and folders[start] / 'export' or 'null'}", *small(tmp_path)]
+        export = "null" if start is None else folders[start] / "export"
+        options += [f"--model.init_from={export}", *small(tmp_path)]
         recipe = RECIPES / f"dsa_{stage}.yaml"
         folders[stage] = run("fit", [str(recipe), *options, f"--run.root={tmp_path / 'runs'}"]).run_folder
     weights = {stage: load_file(folder / "export" / "model.safetensors") for stage, folder in folders.items()}

@@ -1,0 +1,411 @@
+"""The built-in parts: a static table, so that listing them imports neither torch nor any part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FAMILIES", "PARTS", "Family", "Part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of part that can be swapped for another of its kind.
+
+    Args:
+        name: Name in the catalogue.
+        base: ``module:Class`` that every part of the family derives from.
+        summary: One line.
+    """
+
+    name: str
+    base: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One entry of the catalogue.
+
+    Args:
+        family: Name of its family.
+        name: Short name, equal to the class name.
+        target: ``module:Class``.
+        paper: What it implements; empty if nothing published.
+        summary: One line.
+        origin: Distribution that brings it; ``keyekit`` for the built-in parts.
+    """
+
+    family: str
+    name: str
+    target: str
+    paper: str = ""
+    summary: str = ""
+    origin: str = "keyekit"
+
+    @property
+    def module(self) -> str:
+        """Module that defines the class."""
+        return self.target.partition(":")[0]
+
+    @property
+    def class_path(self) -> str:
+        """Import path as recipes spell it: ``module.Class``."""
+        return self.target.replace(":", ".")
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("task", "keyekit.tasks.base:Task", "what is learnt: a network, an objective and logging"),
+    Family("network", "torch.nn:Module", "whole models that a task trains"),
+    Family("vision", "keyekit.nn.vision.base:VisionEncoder", "patches in, one feature per patch out"),
+    Family("projector", "keyekit.nn.projector:Projector", "vision features to decoder embeddings"),
+    Family("attention", "keyekit.nn.attention.base:Attention", "how the tokens of a sequence look at each other"),
+    Family("feed_forward", "keyekit.nn.moe.base:FeedForward", "what happens to each token by itself"),
+    Family("router", "keyekit.nn.moe.base:Router", "which experts a token visits"),
+    Family("objective", "torch.nn:Module", "what training minimises"),
+    Family("schedule", "keyekit.optim.schedules:Schedule", "learning rate over the steps"),
+    Family("data", "lightning:LightningDataModule", "batches for training and evaluation"),
+    Family("world", "keyekit.data.world.world:World", "generators of media files and conversations about them"),
+    Family("source", "keyekit.data.sources.base:Source", "where samples come from, read at random"),
+    Family(
+        "conversation_format",
+        "keyekit.data.conversations.base:ConversationFormat",
+        "how an entry of a file becomes a conversation",
+    ),
+    Family("frame_sampler", "keyekit.data.sampling:FrameSampler", "which frames of a video are read"),
+    Family("video_reader", "keyekit.data.video.base:VideoReader", "what decodes videos"),
+    Family("video_layout", "keyekit.data.template:VideoLayout", "how frames and times appear among the tokens"),
+    Family("callback", "lightning:Callback", "reports and side jobs of a run"),
+    Family(
+        "benchmark", "keyekit.evaluation.benchmark:Benchmark", "questions in files of others and how answers are scored"
+    ),
+)
+"""Every family, in the order in which ``keyekit list`` shows them."""
+
+_VL8B = "Keye-VL 8B"
+_VL2 = "Keye-VL-2.0"
+
+PARTS: tuple[Part, ...] = (
+    Part(
+        "task",
+        "LanguageModeling",
+        "keyekit.tasks.language_modeling:LanguageModeling",
+        f"{_VL8B}, stages 1 to 3",
+        "next-token training on packs; evaluation by generated answers",
+    ),
+    Part(
+        "task",
+        "ContrastivePretraining",
+        "keyekit.tasks.contrastive:ContrastivePretraining",
+        f"{_VL8B}, stage 0",
+        "image-text matching for the vision tower",
+    ),
+    Part(
+        "network",
+        "VisionLanguageModel",
+        "keyekit.models.vision_language:VisionLanguageModel",
+        f"{_VL8B}; {_VL2}",
+        "vision encoder, projector and decoder",
+    ),
+    Part(
+        "network",
+        "ContrastiveModel",
+        "keyekit.models.contrastive:ContrastiveModel",
+        "SigLIP, arXiv:2303.15343",
+        "vision tower beside a small text tower",
+    ),
+    Part(
+        "vision",
+        "KeyeViT",
+        "keyekit.nn.vision.keye_vit:KeyeViT",
+        f"{_VL8B}; {_VL2}",
+        "native-resolution ViT with learned and rotary positions",
+    ),
+    Part(
+        "vision",
+        "TimmViT",
+        "keyekit.nn.vision.timm_vit:TimmViT",
+        "timm; NaFlexViT, arXiv:2307.06304",
+        "any vision transformer of timm, by name",
+    ),
+    Part(
+        "vision",
+        "SiglipViT",
+        "keyekit.nn.vision.siglip_vit:SiglipViT",
+        "SigLIP 2, arXiv:2502.14786",
+        "transformers' native-resolution SigLIP tower",
+    ),
+    Part(
+        "projector",
+        "MergeProjector",
+        "keyekit.nn.projector:MergeProjector",
+        f"{_VL8B}; {_VL2}",
+        "2x2 merge and two linear layers",
+    ),
+    Part(
+        "attention", "Dense", "keyekit.nn.attention.dense:Dense", "Qwen3, arXiv:2505.09388", "causal attention to all"
+    ),
+    Part(
+        "attention",
+        "DSA",
+        "keyekit.nn.attention.dsa:DSA",
+        f"DeepSeek-V3.2, arXiv:2512.02556; {_VL2}",
+        "attention to the keys that a learned indexer selects",
+    ),
+    Part(
+        "attention",
+        "SlidingWindow",
+        "keyekit.nn.attention.sliding_window:SlidingWindow",
+        "Longformer, arXiv:2004.05150; StreamingLLM, arXiv:2309.17453",
+        "attention to the last tokens and the first few",
+    ),
+    Part(
+        "attention",
+        "BlockTopK",
+        "keyekit.nn.attention.block_topk:BlockTopK",
+        "MoBA, arXiv:2502.13189",
+        "attention to the blocks of keys whose mean fits best",
+    ),
+    Part(
+        "attention",
+        "NSA",
+        "keyekit.nn.attention.nsa:NSA",
+        "NSA, arXiv:2502.11089",
+        "summaries of all blocks, the best blocks and the last tokens, mixed by gates",
+    ),
+    Part("feed_forward", "SwiGLU", "keyekit.nn.moe.dense:SwiGLU", "arXiv:2002.05202", "gated dense perceptron"),
+    Part(
+        "feed_forward",
+        "MixtureOfExperts",
+        "keyekit.nn.moe.mixture:MixtureOfExperts",
+        f"Qwen3, arXiv:2505.09388; {_VL2}",
+        "few of many experts per token, none dropped",
+    ),
+    Part(
+        "router",
+        "SoftmaxTopK",
+        "keyekit.nn.moe.routers:SoftmaxTopK",
+        "Qwen3, arXiv:2505.09388",
+        "softmax over all experts, the best few renormalised",
+    ),
+    Part(
+        "router",
+        "SigmoidBias",
+        "keyekit.nn.moe.routers:SigmoidBias",
+        "DeepSeek-V3, arXiv:2412.19437",
+        "sigmoid scores, balanced by a bias instead of a loss",
+    ),
+    Part(
+        "router",
+        "GroupLimited",
+        "keyekit.nn.moe.group_limited:GroupLimited",
+        "DeepSeek-V2, arXiv:2405.04434; DeepSeek-V3, arXiv:2412.19437",
+        "the best experts of the best few groups",
+    ),
+    Part(
+        "router",
+        "ExpertChoice",
+        "keyekit.nn.moe.expert_choice:ExpertChoice",
+        "Expert choice, arXiv:2202.09368",
+        "experts take their best tokens; even, but not causal",
+    ),
+    Part(
+        "router",
+        "Hash",
+        "keyekit.nn.moe.hashing:Hash",
+        "Hash layers, arXiv:2106.04426",
+        "the token id decides; nothing is learnt",
+    ),
+    Part(
+        "objective",
+        "CrossEntropy",
+        "keyekit.objectives.cross_entropy:CrossEntropy",
+        "",
+        "next-token cross-entropy in chunks",
+    ),
+    Part(
+        "objective",
+        "SigLIP",
+        "keyekit.objectives.siglip:SigLIP",
+        "SigLIP, arXiv:2303.15343",
+        "sigmoid loss over image-caption pairs",
+    ),
+    Part("schedule", "WarmupCosine", "keyekit.optim.schedules:WarmupCosine", "", "linear warm-up, half a cosine"),
+    Part(
+        "schedule",
+        "WarmupStableDecay",
+        "keyekit.optim.schedules:WarmupStableDecay",
+        "MiniCPM, arXiv:2404.06395",
+        "linear warm-up, plateau, linear decay",
+    ),
+    Part(
+        "data",
+        "ConversationDataModule",
+        "keyekit.data.module:ConversationDataModule",
+        "",
+        "packs of conversations about images and videos",
+    ),
+    Part(
+        "data",
+        "ContrastiveDataModule",
+        "keyekit.data.contrastive:ContrastiveDataModule",
+        "",
+        "batches of images and captions",
+    ),
+    Part(
+        "world", "World", "keyekit.data.world.world:World", "", "coloured moving shapes as real video and image files"
+    ),
+    Part("source", "JsonLines", "keyekit.data.sources.jsonl:JsonLines", "", "JSON, one conversation a line"),
+    Part(
+        "source", "JsonArray", "keyekit.data.sources.json_array:JsonArray", "", "one JSON array of conversations a file"
+    ),
+    Part("source", "Parquet", "keyekit.data.sources.parquet:Parquet", "", "Parquet, one conversation a row"),
+    Part(
+        "source", "WebDataset", "keyekit.data.sources.webdataset:WebDataset", "", "tar shards in the WebDataset layout"
+    ),
+    Part(
+        "conversation_format",
+        "Messages",
+        "keyekit.data.conversations.messages:Messages",
+        "",
+        "the messages convention of Qwen-VL and keye-vl-utils",
+    ),
+    Part(
+        "conversation_format",
+        "Llava",
+        "keyekit.data.conversations.llava:Llava",
+        "LLaVA, arXiv:2304.08485",
+        "turns of human and gpt with image markers",
+    ),
+    Part(
+        "conversation_format",
+        "ShareGPT",
+        "keyekit.data.conversations.sharegpt:ShareGPT",
+        "",
+        "turns with lists of images and videos beside them",
+    ),
+    Part(
+        "conversation_format",
+        "Interleaved",
+        "keyekit.data.conversations.interleaved:Interleaved",
+        _VL8B,
+        "documents of texts, pictures and clips",
+    ),
+    Part(
+        "conversation_format",
+        "Ordered",
+        "keyekit.data.conversations.ordered:Ordered",
+        "Keye-VL-1.5",
+        "caption, question and answer in a chosen order",
+    ),
+    Part(
+        "conversation_format",
+        "Grounding",
+        "keyekit.data.conversations.grounding:Grounding",
+        _VL8B,
+        "points, boxes, polygons, events and clue intervals as answers",
+    ),
+    Part(
+        "frame_sampler",
+        "UniformFps",
+        "keyekit.data.sampling:UniformFps",
+        _VL8B,
+        "evenly spaced frames at a given rate",
+    ),
+    Part(
+        "frame_sampler",
+        "SlowFast",
+        "keyekit.data.slow_fast:SlowFast",
+        "Keye-VL-1.5",
+        "new frames in full, frames that repeat them small",
+    ),
+    Part(
+        "frame_sampler",
+        "BudgetSearch",
+        "keyekit.data.budget_search:BudgetSearch",
+        _VL2,
+        "evenly spaced frames, as large as a budget of tokens allows",
+    ),
+    Part("video_reader", "PyAV", "keyekit.data.video.pyav:PyAV", "", "FFmpeg through PyAV, always there"),
+    Part(
+        "video_reader",
+        "TorchCodec",
+        "keyekit.data.video.torchcodec:TorchCodec",
+        "",
+        "torchcodec, where it is installed",
+    ),
+    Part(
+        "video_layout",
+        "TimestampedFrames",
+        "keyekit.data.template:TimestampedFrames",
+        f"Keye-VL-1.5; {_VL2}",
+        "each frame after its time in seconds",
+    ),
+    Part(
+        "video_layout",
+        "TimeAxis",
+        "keyekit.data.template:TimeAxis",
+        "Keye-VL-Preview",
+        "all frames in one block, time on a rotary axis",
+    ),
+    Part(
+        "callback", "TrainingProgress", "keyekit.callbacks.progress:TrainingProgress", "", "loss, tokens/s, time left"
+    ),
+    Part("callback", "Throughput", "keyekit.callbacks.throughput:Throughput", "", "tokens/s, data wait"),
+    Part(
+        "callback", "AnswerReport", "keyekit.callbacks.answers:AnswerReport", "", "score per task, against blind runs"
+    ),
+    Part(
+        "callback", "SamplePreviews", "keyekit.callbacks.previews:SamplePreviews", "", "frames and answers as pictures"
+    ),
+    Part(
+        "callback",
+        "Export",
+        "keyekit.callbacks.export:Export",
+        "",
+        "weights, tokenizer and settings for the next stage",
+    ),
+    Part(
+        "callback",
+        "SourceLoss",
+        "keyekit.callbacks.source_loss:SourceLoss",
+        "",
+        "loss of each source of a mixture",
+    ),
+    Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+    Part(
+        "callback",
+        "SelectionRecall",
+        "keyekit.callbacks.selection:SelectionRecall",
+        "",
+        "how much attention the indexers keep, against random and last keys",
+    ),
+    Part(
+        "benchmark",
+        "KCMMBench",
+        "keyekit.evaluation.kc_mmbench:KCMMBench",
+        f"{_VL8B}, arXiv:2507.01949",
+        "six tasks about short videos and shopping, asked with still images",
+    ),
+    Part(
+        "benchmark",
+        "TimeLens",
+        "keyekit.evaluation.time_lens:TimeLens",
+        "TimeLens, arXiv:2512.14698",
+        "when something happens, in seconds",
+    ),
+    Part(
+        "benchmark",
+        "VideoMMEv2",
+        "keyekit.evaluation.video_mme_v2:VideoMMEv2",
+        "Video-MME-v2, arXiv:2604.05015",
+        "four questions of eight options about each video, scored together",
+    ),
+    Part(
+        "benchmark",
+        "LongVideoBench",
+        "keyekit.evaluation.long_video_bench:LongVideoBench",
+        "LongVideoBench, arXiv:2407.15754",
+        "questions about videos of seconds to an hour, by length and category",
+    ),
+)
+"""The built-in parts."""
