@@ -127,7 +127,7 @@ def sparse_attention(
 ) -> tuple[Tensor, Tensor]:
     """Grouped-query attention over selected keys; see :func:`keyekit_kernels.dsa.reference.attention_over_selection`.
 
-    With Triton and the lengths of the sequences, sixteen adjacent queries share their keys where they agree enough: the
+    With Triton and the lengths of the sequences, adjacent queries share their keys where they agree enough: the
     union's size is measured and the variant logged.
 
     Args:
