@@ -23,8 +23,9 @@ class AnswerProgress:
     def __call__(self, done: int, total: int) -> None:
         """Tell, unless it was told a moment ago."""
         now = time.monotonic()
-        if self._before is None:
+        if self._before is None:  # answers come a batch at a time: the first of a batch would count for all of its time
             self._before = done - 1
+            self._next = now + 0.1
         if now < self._next and done < total:
             return
         terminal = sys.stderr.isatty()
