@@ -218,12 +218,12 @@ def page() -> str:
         "## One pack a rank",
         "",
         f"Where every rank takes one pack of {tokens:,} tokens, full packs leave little to exchange, so a budget of operations",
-        "evens them out while they are filled (`PackBudget.alike`). The mixture for keye_vl_8b: 4,000 samples, nine a pack, so",
-        "that a sample is a tenth of a rank's load; the mean over all steps of 8 packs but the last.",
+        "evens them out while they are filled (`PackBudget.alike`). The mixture for keye_vl_1_5_8b: 4,000 samples, ten a pack,",
+        "so that a sample is a tenth of a rank's load; the mean over all steps of 8 packs but the last.",
         "",
         "| budgets | packs | fill | dealt | exchanged by `balance_packs` |",
         "| --- | ---: | ---: | ---: | ---: |",
-        *pack_rows(mixtures["keye_vl_8b"], tokens),
+        *pack_rows(mixtures["keye_vl_1_5_8b"], tokens),
         "",
     ]
     return "\n".join(lines)

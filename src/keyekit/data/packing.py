@@ -40,7 +40,7 @@ def plan_packs(
 
     Example:
         >>> sorted(map(sorted, plan_packs([5, 3, 5, 2], budget=8, seed=0)))
-        [[0, 1], [2, 3]]
+        [[0, 3], [1, 2]]
     """
     packer = Packer(PackBudget(tokens=budget) if isinstance(budget, int) else budget, buffer, alone)
     packs: list[list[int]] = []
