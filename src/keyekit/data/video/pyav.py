@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,17 +54,28 @@ class PyAV(VideoReader):
         with ExitStack() as stack:
             stack.enter_context(as_bad_data(location, deadline))
             source = stack.enter_context(opened_video(location, deadline))
-            container = stack.enter_context(
-                av.open(source, timeout=(deadline.left, deadline.left), metadata_errors="replace")
-            )
-            stream = _stream(container, location)
-            stream.codec_context.thread_count = self.threads
-            stream.codec_context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
+            owned = stack.enter_context(ExitStack())
+
+            def again() -> tuple[Any, Any]:
+                owned.close()
+                if not isinstance(source, str):
+                    source.seek(0)
+                return self._opened(owned, source, location, deadline)
+
+            container, stream = again()
             check_pixels(location, stream.codec_context, max_pixels)
             table, fps = frame_table(container, stream, location, deadline, scan)
-            video = PyAVVideo(container, stream, table, fps, location, deadline, self.seek_cost)
+            video = PyAVVideo(container, stream, table, fps, location, deadline, self.seek_cost, again)
             video.resources = stack.pop_all()
         return video
+
+    def _opened(self, stack: ExitStack, source: Any, location: Location, deadline: Deadline) -> tuple[Any, Any]:
+        waits = (deadline.left, deadline.left)
+        container = stack.enter_context(av.open(source, timeout=waits, metadata_errors="replace"))
+        stream = _stream(container, location)
+        stream.codec_context.thread_count = self.threads
+        stream.codec_context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
+        return container, stream
 
 
 class PyAVVideo(OpenVideo):
@@ -78,6 +89,7 @@ class PyAVVideo(OpenVideo):
         location: Where it lies.
         deadline: When reading has taken too long.
         seek_cost: What a jump costs, in frames decoded.
+        again: Opens the file anew, for streams in which nothing can be searched.
     """
 
     def __init__(
@@ -89,6 +101,7 @@ class PyAVVideo(OpenVideo):
         location: Location,
         deadline: Deadline,
         seek_cost: int,
+        again: Callable[[], tuple[Any, Any]],
     ) -> None:
         self.resources = ExitStack()
         self._container = container
@@ -97,6 +110,7 @@ class PyAVVideo(OpenVideo):
         self._location = location
         self._deadline = deadline
         self._seek_cost = seek_cost
+        self._again = again
         self._scalers: dict[Size | None, VideoReformatter] = {}
         first = self._first()
         self._quarters = round(first.rotation / 90) % 4
@@ -192,9 +206,11 @@ class PyAVVideo(OpenVideo):
         raise MissingFrames(0)
 
     def _seek(self, ticks: int | None) -> None:
-        if ticks is None:
-            ticks = int(self._table.entry_ticks[0]) if self._table.timed else 0
-        self._container.seek(ticks, stream=self._stream, backward=True)
+        if self._table.timed:
+            ticks = int(self._table.entry_ticks[0]) if ticks is None else ticks
+            self._container.seek(ticks, stream=self._stream, backward=True)
+        else:
+            self._container, self._stream = self._again()
         self._stream.codec_context.skip_frame = "DEFAULT"
 
     def _check_whole(self, frame: Any) -> None:
@@ -303,7 +319,10 @@ def check_pixels(location: Location, context: Any, max_pixels: int) -> None:
 def _stream(container: Any, location: Location) -> Any:
     if not container.streams.video:
         raise BadData("empty_video", f"{location} has no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise BadData("broken_media", f"{location} is encoded in a way that no decoder knows")
+    return stream
 
 
 def _tick(stream: Any) -> float:
