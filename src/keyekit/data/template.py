@@ -227,6 +227,9 @@ class ChatTemplate:
         self.add_vision_id = add_vision_id
         self._encoder: _Encoder | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_encoder": None}  # another process fills a cache of its own
+
     def render(
         self, sample: Sample, grids: Sequence[MediaGrid], tokenizer: Any, with_answer: bool = True
     ) -> RenderedSample:

@@ -1,6 +1,7 @@
 """The loader of a mixture: every sample once, whoever makes the packs and on however many ranks a run goes on."""
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from keyekit.data.packer import PackBudget
 from keyekit.data.reader import MediaReader
 from keyekit.data.sources.jsonl import JsonLines
 from keyekit.data.template import ChatTemplate
+from keyekit.testing.distributed import run_distributed
 from keyekit.testing.tiny import tiny_record as record
 
 BUDGET = PackBudget(tokens=64)
@@ -116,6 +118,42 @@ def test_resumed_on_one_two_and_one_ranks_at_fifty_points_every_sample_comes_onc
         end, _ = run_ranks(make, monkeypatch, 1, state)
         assert Counter(name for pack in (*start, *middle, *end) for name in pack) == ONCE
         assert start + middle + end == whole  # without weights by step not even the order of packs depends on ranks
+
+
+def take_on_rank(rank: int, world: int, make: Make, state: dict, rounds: int) -> tuple[list, dict]:
+    loader, taken = make(epoch_packs=1000, workers=1), []
+    loader.load_state_dict(state)
+    for batch in loader:
+        taken.append(names(batch))
+        if len(taken) == rounds:
+            break
+    return taken, loader.state_dict()
+
+
+@pytest.mark.timeout(120)
+def test_two_real_processes_with_workers_take_over_from_one_and_give_back(make) -> None:
+    loader, start, end = make(epoch_packs=1000), [], []
+    for batch in loader:
+        start.append(names(batch))
+        if len(start) == 4:
+            break
+    shares = run_distributed(take_on_rank, 2, make, loader.state_dict(), 3)
+    (first, state), (second, other) = shares
+    assert state == other
+    middle = [pack for round_ in zip(first, second, strict=True) for pack in round_]
+    loader = make(epoch_packs=1000)
+    loader.load_state_dict(state)
+    end = [names(batch) for batch in loader]
+    assert len(middle) == 6
+    assert Counter(name for pack in (*start, *middle, *end) for name in pack) == ONCE
+
+
+def test_the_maker_can_be_sent_to_processes_that_start_anew(make) -> None:
+    maker = make().maker
+    pack = make().stream.next(0)
+    assert pack is not None
+    copy = pickle.loads(pickle.dumps(maker))
+    assert torch.equal(copy[pack].batch.tokens, maker[pack].batch.tokens)
 
 
 def test_ranks_that_get_nothing_in_the_last_round_have_an_empty_pack(make, monkeypatch) -> None:
