@@ -220,6 +220,7 @@ def page() -> str:
         f"Where every rank takes one pack of {tokens:,} tokens, full packs leave little to exchange, so a budget of operations",
         "evens them out while they are filled (`PackBudget.alike`). The mixture for keye_vl_1_5_8b: 4,000 samples, ten a pack,",
         "so that a sample is a tenth of a rank's load; the mean over all steps of 8 packs but the last.",
+        "The dearest sample has to fit, and here it costs more than a full pack and 5%: the smaller limits make no difference.",
         "",
         "| budgets | packs | fill | dealt | exchanged by `balance_packs` |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
                 break
     lead = "The packs of training in their order, read from the batch that the network gets."
     page.write_page(options.html, f"What the model sees of {subject.name}", lead, sections, _STYLE)
-    print(f"{len(sections) - 1} packs in {options.html}")
+    print(f"{len(sections) - 1} pack{'s' if len(sections) > 2 else ''} in {options.html}")
     return 0
 
 

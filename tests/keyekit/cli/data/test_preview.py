@@ -59,7 +59,7 @@ def test_fewer_samples_are_told(parts) -> None:
 
 def test_the_command(folder: Path, capsys) -> None:
     assert main(["data", "preview", "1", str(folder), "--like", RECIPE, "--html", "out/seen.html"]) == 0
-    assert "1 packs in out/seen.html" in capsys.readouterr().out
+    assert "1 pack in out/seen.html" in capsys.readouterr().out
     page = Path("out/seen.html").read_text()
     assert "<then>" not in page
     assert main(["data", "preview", "0", str(folder)]) == 2
