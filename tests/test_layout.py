@@ -12,6 +12,7 @@ TREES = {ROOT / "src/keyekit": ROOT / "tests/keyekit", ROOT / "kernels/keyekit_k
 
 WITHOUT_OWN_TEST = {
     "src/keyekit/shapes.py": "a docstring",
+    "kernels/keyekit_kernels/dsa/topk_registers.py": "device functions; tests/kernels/dsa/test_topk.py through the kernels",
     "src/keyekit/catalogue.py": "a table; tests/keyekit/test_registry.py reads all of it",
     "src/keyekit/nn/spec.py": "a record; every attention and feed-forward test builds one",
     "src/keyekit/nn/mlp.py": "tests/parity/test_qwen3.py and test_vision.py",

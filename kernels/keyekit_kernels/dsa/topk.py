@@ -21,13 +21,22 @@ import triton.language as tl
 from torch import Tensor
 
 from keyekit_kernels.dsa.launch import next_power_of_two
+from keyekit_kernels.dsa.topk_registers import (
+    LOWEST,
+    exact_places,
+    exact_threshold,
+    inside,
+    loose_bound,
+    ordered,
+    take_all,
+    take_best,
+)
 
 __all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "select_topk_split", "sub_block_of", "topk_warps"]
 
-LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinity included: no key here
 
 _LARGEST_BLOCK = 32768
-"""Numbers one program can hold in registers; also what the packed counts of ``_places`` can count."""
+"""Numbers one program can hold in registers; also what the packed counts of ``exact_places`` can count."""
 _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
 _SPAN = 16384
@@ -38,100 +47,6 @@ _COLLECTED = 4096
 """Scores of sub-blocks that a program looks at in one step."""
 SUB_BLOCK = 8
 """Keys per maximum where one size serves all lengths: 128K keys have 16384 maxima, as many as 2048 sub-blocks have keys."""
-
-
-@triton.jit
-def _order(scores):
-    """Floats as integers of the same order; zeros of either sign are equal, NaN is minus infinity."""
-    scores = tl.where(scores == scores, scores, float("-inf"))
-    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
-def _threshold(order, wanted, floor):
-    """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it.
-
-    At least ``wanted`` of them are known to reach ``floor``.
-    """
-    low, high = tl.maximum(tl.min(order, 0), floor), tl.max(order, 0)
-    while low < high:
-        middle = (low | high) - ((low ^ high) >> 1)  # the upper mean, without overflow
-        count = tl.sum((order >= middle).to(tl.int32), 0)
-        low = tl.where(count >= wanted, middle, low)
-        high = tl.where(count > wanted, high, tl.where(count == wanted, middle, middle - 1))
-    return low
-
-
-@triton.jit
-def _places(order, threshold, wanted):
-    """The exact top-``wanted`` of integers, lower positions first among equals: who is chosen, and its place in the output."""
-    above, equal = order > threshold, order == threshold
-    missing = wanted - tl.sum(above.to(tl.int32), 0)
-    # One scan counts both: those above in the high half, those equal in the low half.
-    counts = tl.cumsum((above.to(tl.int32) << 16) | equal.to(tl.int32), 0)
-    ties = counts & 0xFFFF
-    return above | (equal & (ties <= missing)), (counts >> 16) + tl.minimum(ties, missing) - 1
-
-
-@triton.jit
-def _take_all(out, visible, first_key, width, BLOCK: tl.constexpr):
-    """Write every visible key, then -1."""
-    for start in range(0, width, BLOCK):
-        slot = start + tl.arange(0, BLOCK)
-        tl.store(out + slot, tl.where(slot < visible, first_key + slot, -1), mask=slot < width)
-
-
-@triton.jit
-def _best(order, floor, index, out, slot, width):
-    """``index`` of the top-``width`` of integers, by way of the row of the output, and the threshold they reach."""
-    threshold = _threshold(order, width, floor)
-    chosen, place = _places(order, threshold, width)
-    tl.store(out + place, index, mask=chosen)
-    tl.debug_barrier()
-    kept = tl.load(out + slot, mask=slot < width, other=0)
-    tl.debug_barrier()  # everybody has read before the next list or the result is written
-    return kept, threshold
-
-
-@triton.jit
-def _inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: tl.constexpr):
-    """Members of kept groups of ``SUB``, flat and ascending, and which of them exist."""
-    member = groups[:, None] * SUB + tl.arange(0, SUB)[None, :]
-    there = (slot < tl.minimum(num_groups, width))[:, None] & (member < limit)
-    return tl.reshape(member, [CHOSEN * SUB]), tl.reshape(there, [CHOSEN * SUB])
-
-
-@triton.jit
-def _as_float(order):
-    """The float of an integer of :func:`_order`."""
-    return (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _loose_bound(order, wanted, most):
-    """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``; how many do.
-
-    Counts fall about exponentially with the score, so their logarithms are interpolated; every fourth step halves.
-    """
-    low, high = tl.min(tl.where(order == LOWEST, 2147483647, order), 0), tl.max(order, 0)
-    reach, above = tl.sum((order > LOWEST).to(tl.int32), 0), tl.full([], 0, tl.int32)
-    goal = tl.log2((wanted + most) * 0.5)
-    step = tl.full([], 0, tl.int32)
-    while (low < high) & (reach > most):  # pyright: ignore[reportOperatorIssue]
-        top, bottom = tl.log2(reach.to(tl.float32)), tl.log2(above.to(tl.float32) + 0.5)
-        guess = _as_float(low) + (_as_float(high) - _as_float(low)) * ((top - goal) / (top - bottom))
-        bits = tl.where(guess == guess, guess, 0.0).to(tl.int32, bitcast=True)
-        probe = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-        probe = tl.minimum(tl.maximum(probe, low + 1), high)  # pyright: ignore[reportOperatorIssue]
-        mean = (low | high) - ((low ^ high) >> 1)  # pyright: ignore[reportOperatorIssue]
-        middle = tl.where(step % 4 == 3, mean, probe)
-        count = tl.sum((order >= middle).to(tl.int32), 0)
-        enough = count >= wanted
-        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle - 1)
-        reach, above = tl.where(enough, count, reach), tl.where(enough, above, count)
-        step += 1
-    return low, reach
 
 
 @triton.jit
@@ -153,10 +68,10 @@ def bound_kernel(
     if seen > width:
         blocks, index = (seen + SUB - 1) // SUB, tl.arange(0, GROUPS)
         peaks = tl.load(maxima + row * (stride // SUB) + index, mask=index < blocks, other=0.0)
-        order = tl.where(index < blocks, _order(peaks), LOWEST)
+        order = tl.where(index < blocks, ordered(peaks), LOWEST)
         bound, reach = tl.full([], LOWEST + 1, tl.int32), blocks
         if blocks > width:
-            bound, reach = _loose_bound(order, width, width + width // 8)
+            bound, reach = loose_bound(order, width, width + width // 8)
         if reach <= LIMIT:
             chosen = order >= bound
             place = tl.cumsum(chosen.to(tl.int32), 0) - 1
@@ -171,8 +86,8 @@ def _select_kept(scores, kept, number, bound, origin, out, width, LIMIT: tl.cons
     slot = tl.arange(0, LIMIT)
     column = tl.load(kept + slot, mask=slot < number, other=0)
     found = tl.load(scores + column, mask=slot < number, other=0.0)
-    order = tl.where(slot < number, _order(found), LOWEST)
-    chosen, place = _places(order, _threshold(order, width, bound), width)
+    order = tl.where(slot < number, ordered(found), LOWEST)
+    chosen, place = exact_places(order, exact_threshold(order, width, bound), width)
     tl.store(out + place, origin + column, mask=chosen)
 
 
@@ -198,7 +113,7 @@ def collect_kernel(
     out += row * width
     if seen <= width:
         tl.store(numbers + row, 0)
-        _take_all(out, seen, origin, width, LIMIT)
+        take_all(out, seen, origin, width, LIMIT)
     else:
         scores += row * stride
         kept += row * (2 * LIMIT)
@@ -210,7 +125,7 @@ def collect_kernel(
             member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
             there = (slot < number)[:, None] & (member < seen)
             found = tl.load(scores + member, mask=there, other=0.0)
-            reaches = there & (_order(found) >= bound)
+            reaches = there & (ordered(found) >= bound)
             line = tl.sum(reaches.to(tl.int32), 1)
             before = total + tl.cumsum(line, 0) - line
             place = before[:, None] + tl.cumsum(reaches.to(tl.int32), 1) - 1
@@ -254,7 +169,7 @@ def topk_rows_kernel(
     if numbers is not None:
         wanted = tl.load(numbers + row) < 0
     if wanted & (seen <= width):
-        _take_all(out, seen, origin, width, CHOSEN)
+        take_all(out, seen, origin, width, CHOSEN)
     elif wanted:
         blocks = (seen + SUB - 1) // SUB
         slot = tl.arange(0, CHOSEN)
@@ -270,19 +185,19 @@ def topk_rows_kernel(
                     for member in range(SUB):
                         place = index * SUB + member
                         peaks = tl.maximum(peaks, tl.load(maxima + place, mask=place < blocks, other=float("-inf")))
-                    order = tl.where(index < groups, _order(peaks), LOWEST)
-                    group, floor = _best(order, floor, index, out, slot, width)
-                inner, there = _inside(group, groups, slot, width, blocks, SUB, CHOSEN)
+                    order = tl.where(index < groups, ordered(peaks), LOWEST)
+                    group, floor = take_best(order, floor, index, out, slot, width)
+                inner, there = inside(group, groups, slot, width, blocks, SUB, CHOSEN)
                 peaks = tl.load(maxima + inner, mask=there, other=0.0)
-                block, floor = _best(tl.where(there, _order(peaks), LOWEST), floor, inner, out, slot, width)
+                block, floor = take_best(tl.where(there, ordered(peaks), LOWEST), floor, inner, out, slot, width)
             else:
                 peaks = tl.load(maxima + index, mask=index < blocks, other=0.0)
-                order = tl.where(index < blocks, _order(peaks), LOWEST)
-                block, floor = _best(order, floor, index, out, slot, width)
-        column, there = _inside(block, blocks, slot, width, seen, SUB, CHOSEN)
+                order = tl.where(index < blocks, ordered(peaks), LOWEST)
+                block, floor = take_best(order, floor, index, out, slot, width)
+        column, there = inside(block, blocks, slot, width, seen, SUB, CHOSEN)
         found = tl.load(scores + column, mask=there, other=0.0)
-        order = tl.where(there, _order(found), LOWEST)
-        chosen, place = _places(order, _threshold(order, width, floor), width)
+        order = tl.where(there, ordered(found), LOWEST)
+        chosen, place = exact_places(order, exact_threshold(order, width, floor), width)
         tl.store(out + place, origin + column, mask=chosen)
 
 
@@ -302,12 +217,12 @@ def topk_spans_kernel(
     out = candidates + (row * tl.num_programs(1) + tl.program_id(1)) * width
     seen = tl.maximum(tl.minimum(tl.load(visible + row) - begin, SPAN), 0)
     if seen <= width:
-        _take_all(out, seen, begin, width, BLOCK)
+        take_all(out, seen, begin, width, BLOCK)
     else:
         index = tl.arange(0, SPAN)
         found = tl.load(scores + row * stride + begin + index, mask=index < seen, other=0.0)
-        order = tl.where(index < seen, _order(found), LOWEST)
-        chosen, place = _places(order, _threshold(order, width, LOWEST), width)
+        order = tl.where(index < seen, ordered(found), LOWEST)
+        chosen, place = exact_places(order, exact_threshold(order, width, LOWEST), width)
         tl.store(out + place, begin + index, mask=chosen)
 
 
@@ -329,13 +244,13 @@ def topk_merge_kernel(
     seen, origin = tl.load(visible + row), tl.load(first_key + row)
     out += row * width
     if seen <= width:
-        _take_all(out, seen, origin, width, BLOCK)
+        take_all(out, seen, origin, width, BLOCK)
     else:
         slot = tl.arange(0, CANDIDATES)
         index = tl.load(candidates + row * num_candidates + slot, mask=slot < num_candidates, other=-1)
         found = tl.load(scores + row * stride + index, mask=index >= 0, other=0.0)
-        order = tl.where(index >= 0, _order(found), LOWEST)
-        chosen, place = _places(order, _threshold(order, width, LOWEST), width)
+        order = tl.where(index >= 0, ordered(found), LOWEST)
+        chosen, place = exact_places(order, exact_threshold(order, width, LOWEST), width)
         tl.store(out + place, origin + index, mask=chosen)
 
 
