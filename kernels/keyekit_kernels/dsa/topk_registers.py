@@ -1,5 +1,7 @@
 """The exact top-k of numbers that one program holds in registers, and what it is made of: floats as integers of their order."""
 
+from __future__ import annotations
+
 import triton
 import triton.language as tl
 
@@ -19,7 +21,7 @@ LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinit
 
 
 @triton.jit
-def ordered(scores):
+def ordered(scores) -> tl.tensor:
     """Floats as integers of the same order; zeros of either sign are equal, NaN is minus infinity."""
     scores = tl.where(scores == scores, scores, float("-inf"))
     bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
@@ -27,7 +29,7 @@ def ordered(scores):
 
 
 @triton.jit
-def exact_threshold(order, wanted, floor):
+def exact_threshold(order, wanted, floor) -> tl.tensor:
     """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it.
 
     At least ``wanted`` of them are known to reach ``floor``.
@@ -42,7 +44,7 @@ def exact_threshold(order, wanted, floor):
 
 
 @triton.jit
-def exact_places(order, threshold, wanted):
+def exact_places(order, threshold, wanted) -> tuple:
     """The exact top-``wanted`` of integers, lower positions first among equals: who is chosen, and its place in the output."""
     above, equal = order > threshold, order == threshold
     missing = wanted - tl.sum(above.to(tl.int32), 0)
@@ -53,7 +55,7 @@ def exact_places(order, threshold, wanted):
 
 
 @triton.jit
-def take_all(out, visible, first_key, width, BLOCK: tl.constexpr):
+def take_all(out, visible, first_key, width, BLOCK: tl.constexpr) -> None:
     """Write every visible key, then -1."""
     for start in range(0, width, BLOCK):
         slot = start + tl.arange(0, BLOCK)
@@ -61,7 +63,7 @@ def take_all(out, visible, first_key, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def take_best(order, floor, index, out, slot, width):
+def take_best(order, floor, index, out, slot, width) -> tuple:
     """``index`` of the top-``width`` of integers, by way of the row of the output, and the threshold they reach."""
     threshold = exact_threshold(order, width, floor)
     chosen, place = exact_places(order, threshold, width)
@@ -73,7 +75,7 @@ def take_best(order, floor, index, out, slot, width):
 
 
 @triton.jit
-def inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: tl.constexpr):
+def inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: tl.constexpr) -> tuple:
     """Members of kept groups of ``SUB``, flat and ascending, and which of them exist."""
     member = groups[:, None] * SUB + tl.arange(0, SUB)[None, :]
     there = (slot < tl.minimum(num_groups, width))[:, None] & (member < limit)
@@ -81,13 +83,13 @@ def inside(groups, num_groups, slot, width, limit, SUB: tl.constexpr, CHOSEN: tl
 
 
 @triton.jit
-def as_float(order):
+def as_float(order) -> tl.tensor:
     """The float of an integer of :func:`ordered`."""
     return (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def loose_bound(order, wanted, most):
+def loose_bound(order, wanted, most) -> tuple:
     """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``; how many do.
 
     Counts fall about exponentially with the score, so their logarithms are interpolated; every fourth step halves.
