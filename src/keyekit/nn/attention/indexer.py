@@ -59,5 +59,7 @@ class LightningIndexer(nn.Module):
 
     def keys(self, hidden: Tensor, rotary: Rotary) -> Tensor:
         """The keys ``[T, indexer_dim]`` alone: all that a sequence needs which is still too short for a choice."""
-        key = rotary(self.k_norm(self.k_proj(hidden))[:, None])[:, 0]
+        projected = self.k_proj(hidden)
+        key = self.k_norm(projected).to(projected.dtype)  # under autocast the norm leaves float32 behind
+        key = rotary(key[:, None])[:, 0]
         return fake_quantize(key) if self.eight_bit else key
