@@ -297,7 +297,7 @@ def is_small(tensor: Tensor, width: int, index_width: int) -> bool:
 
 
 def row_weights(row_weight: Tensor | None, like: Tensor) -> Tensor:
-    """The row weights in float32, one where none are given."""
+    """The row weights ``[T]`` in float32, one where none are given."""
     if row_weight is None:
         return like.new_ones(like.shape[0], dtype=torch.float32)
     return row_weight.float()

@@ -58,7 +58,7 @@ class SparseGQA(torch.autograd.Function):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, indices: Tensor, union: Union | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of :class:`SparseGQA`."""
+    """Output ``[T, H, K]`` and log-sum-exp ``[T, H]`` of :class:`SparseGQA`, from its arguments."""
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if union is not None:
         return union_forward(query, key, value, union, scale)
@@ -78,7 +78,7 @@ def attend_backward(
     scale: float,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, from what :func:`attend` took and returned."""
+    """Gradients of ``query [T, H, K]``, ``key`` and ``value [S, G, K]``, from what :func:`attend` took and returned."""
     inputs = grad.contiguous(), query.contiguous(), key.contiguous(), value.contiguous(), output, lse
     if union is not None:
         return union_backward(*inputs, union, scale, deterministic)

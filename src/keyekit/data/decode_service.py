@@ -136,7 +136,7 @@ class DecodeService:
     def _is_alive(self) -> bool:
         try:
             return any(node["Alive"] for node in self._ray.nodes())
-        except Exception:
+        except Exception:  # whatever kind of error: a cluster that cannot say who lives does not answer
             return False
 
     def _reconnect(self, error: Exception) -> None:
