@@ -102,7 +102,10 @@ def attend_to_rows(
 
 
 def rows_share(rows: Tensor, context: LayerContext) -> Tensor:
-    """Chosen keys ``rows [T, choosers, N]`` over visible keys, over the queries of all samples and their choosers; the padding tail is left out."""
+    """Chosen keys ``rows [T, choosers, N]`` over visible keys, over the queries of all samples and their choosers.
+
+    The padding tail is left out.
+    """
     queries, visible = 0, 0
     for length, keys in real_segments(context):
         queries += length
