@@ -108,7 +108,8 @@ def _divergence(
         if row_weight is not None:
             difference = difference * row_weight[rows, None]
         by_gate[rows] = torch.einsum("ts,tis->ti", difference, positive) * index_query.shape[-1] ** -0.5
-        slope = positive.sign_().mul_(difference[:, None]).mul_(gate[rows, :, None])  # in place: the largest tensor here
+        # In place: the largest tensor here.
+        slope = positive.sign_().mul_(difference[:, None]).mul_(gate[rows, :, None])
         by_query[rows] = torch.einsum("tis,sd->tid", slope, index_key[columns])
         by_key[columns] += torch.einsum("tis,tid->sd", slope, index_query[rows])
     return loss, (by_query, by_key, by_gate) if need_gradients else None
