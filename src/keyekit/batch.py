@@ -213,14 +213,19 @@ class ContrastiveBatch:
         vision: One grid per image.
         tokens: ``[T]`` int64 packed caption tokens.
         segments: One segment per caption, in the order of the images.
-        matches: ``[B, B]`` bool, ``matches[i, j]`` is true where image ``i`` fits caption ``j``. The diagonal is true; other
-            entries are true where two samples share the same caption, so that they do not count as negatives.
+        identities: ``[B]`` int64, equal where two captions have the same text, also on different ranks, so that they do not
+            count as negatives of each other.
     """
 
     vision: VisionBatch
     tokens: Tensor
     segments: Segments
-    matches: Tensor
+    identities: Tensor
+
+    @property
+    def matches(self) -> Tensor:
+        """``[B, B]`` bool, true where image ``i`` fits caption ``j``."""
+        return self.identities[:, None] == self.identities[None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ContrastiveBatch:
         """Copy every tensor to ``device``; Lightning calls this."""
@@ -229,5 +234,5 @@ class ContrastiveBatch:
             vision=self.vision.to(device, non_blocking=non_blocking),
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             segments=self.segments.to(device, non_blocking=non_blocking),
-            matches=self.matches.to(device, non_blocking=non_blocking),
+            identities=self.identities.to(device, non_blocking=non_blocking),
         )

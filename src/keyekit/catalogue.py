@@ -57,6 +57,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("task", "keyekit.tasks.base:Task", "what is learnt: a network, an objective and logging"),
     Family("network", "torch.nn:Module", "whole models that a task trains"),
     Family("vision", "keyekit.nn.vision.base:VisionEncoder", "patches in, one feature per patch out"),
+    Family("text", "keyekit.nn.text.base:TextEncoder", "captions in, one vector per caption out"),
     Family("projector", "keyekit.nn.projector:Projector", "vision features to decoder embeddings"),
     Family("attention", "keyekit.nn.attention.base:Attention", "how the tokens of a sequence look at each other"),
     Family("feed_forward", "keyekit.nn.moe.base:FeedForward", "what happens to each token by itself"),
@@ -133,6 +134,20 @@ PARTS: tuple[Part, ...] = (
         "keyekit.nn.vision.siglip_vit:SiglipViT",
         "SigLIP 2, arXiv:2502.14786",
         "transformers' native-resolution SigLIP tower",
+    ),
+    Part(
+        "text",
+        "TextTower",
+        "keyekit.nn.text.tower:TextTower",
+        "SigLIP, arXiv:2303.15343",
+        "text transformer without padding",
+    ),
+    Part(
+        "text",
+        "SiglipText",
+        "keyekit.nn.text.siglip_text:SiglipText",
+        "SigLIP, arXiv:2303.15343",
+        "transformers' SigLIP text tower, padded as it was trained",
     ),
     Part(
         "projector",
@@ -372,6 +387,13 @@ PARTS: tuple[Part, ...] = (
         "loss of each source of a mixture",
     ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+    Part(
+        "callback",
+        "HeldOutLoss",
+        "keyekit.callbacks.heldout_loss:HeldOutLoss",
+        "",
+        "loss of held-out answers before and after a fit, and with blank pictures",
+    ),
     Part(
         "callback",
         "SelectionRecall",

@@ -3,8 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig, SiglipVisionModel
 
+from keyekit.batch import ContrastiveBatch, Segments, VisionBatch
+from keyekit.models.contrastive import ContrastiveModel
+from keyekit.models.weights import load_weights
+from keyekit.nn.text.siglip_text import SiglipText
 from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.nn.vision.pooling import AttentionPooling
 
@@ -86,3 +90,34 @@ def test_every_gradient_matches(towers) -> None:
             assert relative_error(mine[name].grad[keep], expected[name][keep]) <= 1e-5, name
         else:
             assert relative_error(mine[name].grad, expected[name]) <= 1e-5, name
+
+
+def test_a_whole_siglip_checkpoint_gives_the_same_logits(tmp_path) -> None:
+    """Stage 0 starts from it: both towers, the pooling, temperature and bias (Keye-VL 8B sheet 4.2)."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = SiglipTextConfig(vocab_size=20, max_position_embeddings=4, projection_size=48, **sizes)
+    vision = SiglipVisionConfig(image_size=SIDE * PATCH, patch_size=PATCH, **sizes)
+    reference = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    reference.save_pretrained(tmp_path)
+
+    tower = SiglipText(20, 48, 2, 4, 80, 4, weights=str(tmp_path))
+    model = ContrastiveModel(KeyeViT(48, 2, 4, 80, PATCH, SIDE * PATCH, rope=False, interpolate=False), tower, 4, 80)
+    report = load_weights(model, tmp_path)
+    assert all(name.startswith("text_model.") for name in report.missing)  # which the tower has read itself
+
+    images, patches = images_and_patches()
+    tokens = torch.randint(2, 20, (IMAGES, 4))
+    batch = ContrastiveBatch(
+        vision=VisionBatch(patches=patches, grids=tuple(GRIDS)),
+        tokens=tokens.flatten(),
+        segments=Segments.of([4] * IMAGES),
+        identities=torch.arange(IMAGES),
+    )
+    with torch.no_grad():
+        logits = model.logits(*model(batch))
+        expected = reference(tokens, images).logits_per_image
+    assert relative_error(logits, expected) <= 1e-5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,19 +17,42 @@ from keyekit.data.errors import BadData, ErrorPolicy
 from keyekit.data.loader import StatefulLoader, rank_and_world
 from keyekit.data.module import prepare_media, prepare_tokenizer, trained_folder
 from keyekit.data.processing.patchify import normalise_patches, patchify
-from keyekit.data.sample import Sample
+from keyekit.data.sample import ContentItem, Sample
 from keyekit.data.sources import read_jsonl
 from keyekit.data.tokenizer import load_tokenizer
 from keyekit.data.world.world import World
 
-__all__ = ["ContrastiveDataModule", "PairLoader"]
+__all__ = ["CachedPairs", "ContrastiveDataModule", "PairLoader"]
+
+Pair = tuple[np.ndarray, tuple[int, ...]]
+"""Picture ``[height, width, 3]`` uint8 and the tokens of its caption."""
+
+
+class CachedPairs(Sequence[Pair]):
+    """Pairs whose pictures stay in a cache on disk until they are asked for.
+
+    Args:
+        media: Holds the decoded pictures.
+        entries: Picture, its key in the cache and the caption's tokens.
+    """
+
+    def __init__(self, media: MediaCache, entries: Sequence[tuple[ContentItem, str, tuple[int, ...]]]) -> None:
+        self.media = media
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Pair:  # pyright: ignore[reportIncompatibleMethodOverride]
+        item, key, caption = self.entries[index]
+        return self.media.load(item, key).pixels[0], caption
 
 
 class PairLoader(StatefulLoader):
     """Batches of images with their captions; an incomplete last batch, or last round of batches of all ranks, is left out.
 
     Args:
-        pairs: Picture ``[height, width, 3]`` uint8 and caption tokens of each pair.
+        pairs: Pictures with their captions.
         batch_size: Pairs per batch.
         seed: Seed of the order.
         shuffle: Whether the order changes with the epoch, so that other pairs are left out.
@@ -36,7 +61,7 @@ class PairLoader(StatefulLoader):
 
     def __init__(
         self,
-        pairs: list[tuple[np.ndarray, tuple[int, ...]]],
+        pairs: Sequence[Pair],
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
@@ -69,8 +94,6 @@ class PairLoader(StatefulLoader):
         chosen = order[start : start + self.batch_size]
         pictures, captions = zip(*(self.pairs[index] for index in chosen), strict=True)
         side = self.patch_size
-        names = [str(caption) for caption in captions]
-        same = np.array(names)[:, None] == np.array(names)[None, :]
         return ContrastiveBatch(
             vision=VisionBatch(
                 patches=normalise_patches(torch.cat([patchify(picture[None], side) for picture in pictures])),
@@ -78,8 +101,14 @@ class PairLoader(StatefulLoader):
             ),
             tokens=torch.tensor([token for caption in captions for token in caption]),
             segments=Segments.of([len(caption) for caption in captions]),
-            matches=torch.from_numpy(same),
+            identities=torch.tensor([_identity(caption) for caption in captions]),
         )
+
+
+def _identity(caption: tuple[int, ...]) -> int:
+    """A number that equal captions share on every rank."""
+    digest = hashlib.blake2b(repr(caption).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 class ContrastiveDataModule(lightning.LightningDataModule):
@@ -165,8 +194,8 @@ class ContrastiveDataModule(lightning.LightningDataModule):
         """Write the tokenizer into an export."""
         self.tokenizer.save_pretrained(str(folder))
 
-    def _pairs(self, samples: list[Sample]) -> list[tuple[np.ndarray, tuple[int, ...]]]:
-        pairs = []
+    def _pairs(self, samples: list[Sample]) -> CachedPairs:
+        entries = []
         for sample in samples:
             try:
                 caption = next((m.text for m in sample.messages if m.role == "assistant"), "")
@@ -174,12 +203,14 @@ class ContrastiveDataModule(lightning.LightningDataModule):
                     raise BadData(
                         "no_pair", f"{sample.id}: a pair needs one image and an assistant turn with its caption"
                     )
-                picture = self.media.load(sample.media[0]).pixels[0]
+                (item,) = sample.media
+                key = self.reader.key(item)
+                self.media.describe(item, key)  # raises if the image cannot be read
             except BadData as error:
                 self.policy.handle(error)
                 continue
-            pairs.append((picture, tuple(self.tokenizer.encode(caption, add_special_tokens=False))))
-        return pairs
+            entries.append((item, key, tuple(self.tokenizer.encode(caption, add_special_tokens=False))))
+        return CachedPairs(self.media, entries)
 
     def _samples(self, split: str) -> list[Sample]:
         if split in self._read:  # once, so that a broken line counts once

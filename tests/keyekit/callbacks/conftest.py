@@ -58,7 +58,7 @@ def make_pairs() -> ContrastiveBatch:
         vision=VisionBatch(patches=torch.zeros(8, 3, PATCH, PATCH), grids=((2, 2), (2, 2))),
         tokens=torch.zeros(5, dtype=torch.int64),
         segments=Segments.of([3, 2]),
-        matches=torch.eye(2, dtype=torch.bool),
+        identities=torch.arange(2),
     )
 
 

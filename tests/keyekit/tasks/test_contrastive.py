@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keyekit.data.contrastive import PairLoader
-from keyekit.models.contrastive import ContrastiveModel, TextTower
+from keyekit.models.contrastive import ContrastiveModel
+from keyekit.nn.text.tower import TextTower
 from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.optim.schedules import WarmupCosine
 from keyekit.tasks.contrastive import ContrastivePretraining

@@ -35,6 +35,7 @@ _TRANSFORMERS_PREFIXES = (
     ("model.visual.", "visual."),
     ("model.mm_projector.", "mlp_AR."),
     ("model.language_model.", "model."),
+    ("vision_model.", "visual.vision_model."),  # a SigLIP checkpoint, whose tower is where Keye's began (8B sheet 4.2)
 )
 _PROJECTED = re.compile(r"(decoder\.layers\.\d+\.self_attn\.)([qkv]_(?:proj|norm)\.)")
 _EXPERT = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from keyekit.models.configuration import network_of
-from keyekit.models.contrastive import ContrastiveModel, TextTower
+from keyekit.models.contrastive import ContrastiveModel
+from keyekit.nn.text.tower import TextTower
 from keyekit.models.decoder import Decoder
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.models.weights import CheckpointError, load_weights, official_name, save_weights

@@ -1,0 +1,1 @@
+"""Text encoders: packed captions in, one vector per caption out."""
