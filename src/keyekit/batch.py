@@ -1,4 +1,8 @@
-"""The packed batch: the one layout in which samples travel from the loader to the loss."""
+"""The packed batch: the one layout in which samples travel from the loader to the loss.
+
+Nothing here is changed after it was made. The classes are not frozen all the same, because Lightning's 16-bit precision
+(``bf16-true``) rebuilds a batch field by field.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ def _offsets(lengths: Sequence[int], device: torch.device | str) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Segments:
     """How a packed axis divides into pieces that must not see each other.
 
@@ -103,7 +107,7 @@ class Segments:
         return replace(self, offsets=offsets, key_offsets=keys)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class VisionBatch:
     """The patches of every image and frame of a batch, packed.
 
@@ -140,7 +144,7 @@ class VisionBatch:
         return replace(self, patches=self.patches.to(device, non_blocking=non_blocking))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SampleInfo:
     """What the host keeps about one sample of a pack, for metrics and previews.
 
@@ -167,7 +171,7 @@ class SampleInfo:
     timestamps: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """A pack of samples, padded to its budget with an ignored tail segment.
 
@@ -205,7 +209,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ContrastiveBatch:
     """Images and captions that belong together, for image–text matching.
 
