@@ -7,12 +7,17 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from keyekit.distributed.gradients import clip_gradients
+from keyekit.distributed.strategy import Sharded
 from keyekit.models.weights import load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
 from keyekit.optim.schedules import Schedule, WarmupCosine
+from keyekit.tasks.look_ahead import LookAhead, look_ahead
 
 __all__ = ["Task"]
 
@@ -50,6 +55,7 @@ class Task(lightning.LightningModule):
         self.schedule = schedule or WarmupCosine()
         self.init_from = init_from
         self._initialised = False
+        self._ahead: LookAhead | None = None
 
     def setup(self, stage: str) -> None:
         """Load initial weights, once, and freeze; a checkpoint that is resumed overwrites the weights afterwards."""
@@ -59,22 +65,71 @@ class Task(lightning.LightningModule):
         if stage == "fit":
             freeze(self.network, self.groups)
 
+    def configure_model(self) -> None:
+        """Spread the network over the ranks, if the strategy does that."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.shard(self.network)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the parameter groups, with the schedule applied at every step."""
         groups = group_parameters(self.network, self.groups, self.learning_rate, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+        # The fused step undoes a gradient scaler's scale by itself, too late for clipping.
+        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
+        optimizer = torch.optim.AdamW(_by_mesh(groups), lr=self.learning_rate, betas=self.betas, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def global_targets(self, num_targets: int) -> Tensor | int:
-        """Targets of all ranks' packs of this step, divided by the number of ranks.
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients on all ranks, whatever they are sharded on; by value as Lightning does."""
+        if gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            clip_gradients(parameters, gradient_clip_val, self.device)
 
-        Dividing a rank's summed loss by this makes the average over ranks equal to the mean over all targets. Packs that
-        are accumulated count equally, whatever their targets.
+    def on_train_start(self) -> None:
+        """With accumulation, read the packs of a step before its first backward pass."""
+        self._ahead = look_ahead(self.trainer) if self.trainer.accumulate_grad_batches > 1 else None
+
+    def backward(self, loss: Tensor, *args: Any) -> None:
+        """Make the mean over a step's packs one over those that there are: an epoch may end in the middle of a step."""
+        if self._ahead is not None:  # Lightning has divided by the number of packs that a step should have
+            loss = loss * (self.trainer.accumulate_grad_batches / len(self._ahead.targets))
+        loss.backward()
+
+    def global_targets(self, num_targets: int) -> Tensor | float:
+        """Targets of all packs of this optimizer step, on all ranks, divided by the number of packs.
+
+        Dividing each pack's summed loss by this makes the average over all packs equal to the mean over all targets: a step
+        over ranks and accumulated packs is the step of one large batch.
+
+        Args:
+            num_targets: Targets of the pack at hand.
         """
+        targets = (num_targets,) if self._ahead is None else self._ahead.targets
+        packs = len(targets) * self.trainer.world_size
         if self.trainer.world_size == 1:
-            return max(num_targets, 1)
-        total = torch.tensor(float(num_targets), device=self.device)
+            return max(sum(targets), 1) / packs
+        total = torch.tensor(float(sum(targets)), device=self.device)
         torch.distributed.all_reduce(total)
-        return total.clamp(min=1.0) / self.trainer.world_size
+        return total.clamp(min=1.0) / packs
+
+
+def _by_mesh(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same groups, divided where parameters are sharded on different meshes: one fused step cannot mix them."""
+    divided = []
+    for group in groups:
+        meshes: dict[Any, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+            meshes.setdefault((mesh, parameter.device), []).append(parameter)
+        for number, parameters in enumerate(meshes.values()):
+            name = f"{group['name']}/{number}" if number else group["name"]
+            divided.append({**group, "params": parameters, "name": name})
+    return divided

@@ -1,0 +1,102 @@
+"""FSDP2 over a network, block by block, each part by its own plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.utils._pytree import register_dataclass
+from torch.utils.checkpoint import checkpoint
+
+from keyekit.distributed.mesh import RankGrid
+from keyekit.distributed.part_plan import PartPlan
+from keyekit.models.decoder import Decoder, DecoderOutput
+from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.nn.attention.base import AttentionOutput
+from keyekit.nn.moe.base import FeedForwardOutput, RouterStatistics, Routing, SequenceStatistics
+from keyekit.nn.moe.experts import Experts
+
+__all__ = ["blocks_of", "shard_network"]
+
+for _output in (AttentionOutput, DecoderOutput, FeedForwardOutput, Routing, RouterStatistics, SequenceStatistics):
+    # FSDP2 gathers a block for the backward pass when a gradient reaches one of its outputs: it has to find them.
+    register_dataclass(_output)
+
+
+def shard_network(network: nn.Module, plan_of: Callable[[str], PartPlan], grid: RankGrid) -> None:
+    """Shard every block, then what is left of each part, then what is left of the network.
+
+    A part is a child of the network; its blocks are the entries of its lists of modules. The embedding of a decoder is a unit
+    of its own; norm and output layer stay gathered between the forward and the backward pass, since the loss reads the output
+    layer's weight outside the network.
+
+    Args:
+        network: On whatever device; parameters move to the mesh's, unless they are offloaded or on meta.
+        plan_of: The plan of a part by its name.
+        grid: The ranks.
+    """
+    for name, part in network.named_children():
+        plan = plan_of(name)
+        for block in blocks_of(part):
+            if plan.activation_checkpointing:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            for experts in _split_experts(block, grid):
+                unit = _shard(experts, plan, grid, grid.expert_shards)
+                # Their gradients hold the tokens of all ranks of the expert group: the mean is over all ranks nevertheless.
+                unit.set_gradient_divide_factor(float(grid.world_size))
+            _shard(block, plan, grid)
+        if isinstance(part, Decoder):
+            if part.lm_head.weight is not part.embed_tokens.weight:
+                _shard(part.embed_tokens, plan, grid)
+            _shard(part, plan, grid, keep_gathered=True)
+        elif any(True for _ in part.parameters()):
+            _shard(part, plan, grid)
+    _shard(network, plan_of("decoder"), grid, keep_gathered=True)
+    if isinstance(network, VisionLanguageModel):
+        network.register_forward_pre_hook(_look_at_nothing)
+
+
+def blocks_of(part: nn.Module) -> Iterator[nn.Module]:
+    """The entries of a part's outermost lists of modules: layers of a decoder, blocks of a vision tower."""
+    for child in part.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from (block for block in child if any(True for _ in block.parameters()))
+        else:
+            yield from blocks_of(child)
+
+
+def _split_experts(block: nn.Module, grid: RankGrid) -> list[Experts]:
+    """The experts of a block, if each rank holds some of them alone."""
+    if grid.expert_parallel == 1:
+        return []
+    return [module for module in block.modules() if isinstance(module, Experts)]
+
+
+def _shard(
+    module: nn.Module, plan: PartPlan, grid: RankGrid, mesh: Any = None, keep_gathered: bool = False
+) -> FSDPModule:
+    """Make a module one unit of FSDP2."""
+    offload = CPUOffloadPolicy(pin_memory=grid.device_type != "cpu") if plan.offload else OffloadPolicy()
+    unit = fully_shard(
+        module,
+        mesh=mesh or grid.shards(plan),
+        reshard_after_forward=plan.reshard_after_forward and not keep_gathered,
+        mp_policy=MixedPrecisionPolicy(param_dtype=plan.gathered_dtype, reduce_dtype=plan.reduced_dtype),
+        offload_policy=offload,
+    )
+    # Gloo knows neither means nor scaled sums.
+    unit.set_force_sum_reduction_for_comms(grid.device_type == "cpu")
+    return unit
+
+
+@torch.no_grad()
+def _look_at_nothing(network: VisionLanguageModel, arguments: tuple[Any, ...]) -> None:
+    """Run the vision side for a pack of text in evaluation too, as in training: every rank takes part in its gathering."""
+    batch = arguments[0]
+    if not network.training and batch.vision is None:
+        weight = next(network.projector.parameters())
+        network._idle_vision(torch.empty(0, device=batch.tokens.device, dtype=weight.dtype))

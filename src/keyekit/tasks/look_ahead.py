@@ -1,0 +1,80 @@
+"""Packs of an optimizer step read before the first of them is used, so that the step's targets are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning
+
+__all__ = ["LookAhead", "look_ahead"]
+
+
+class LookAhead:
+    """Hands out a loader's batches, and knows the targets of all that belong to the same optimizer step.
+
+    With accumulation a mean over targets needs their number before the first backward pass. A step's packs are held on the
+    host meanwhile. Behind the last pack of a step the loader stands where it would without this, so its saved position is
+    exact.
+
+    Args:
+        loader: Any loader with a length; its other attributes, such as its state, show through.
+        trainer: Says how many packs make up a step.
+    """
+
+    def __init__(self, loader: Any, trainer: lightning.Trainer) -> None:
+        self.loader = loader
+        self.trainer = trainer
+        self.targets: tuple[int, ...] = ()
+        """Targets of each pack of the step, on this rank."""
+
+    def __iter__(self) -> Iterator[Any]:
+        taken = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        batches = iter(self.loader)
+        while True:
+            stopping = self.trainer.should_stop
+            packs = list(islice(batches, self._packs_of_step(taken)))
+            ends = self.trainer.should_stop and not stopping  # a loader that is used up ends the fit, but not in mid-step
+            self.trainer.should_stop = stopping
+            if not packs:
+                return
+            self.targets = tuple(getattr(pack, "num_targets", 0) for pack in packs)
+            taken += len(packs)
+            packs.reverse()
+            while packs:
+                self.trainer.should_stop |= ends and len(packs) == 1
+                yield packs.pop()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # asked for before there is one, by copying and pickling
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def _packs_of_step(self, taken: int) -> int:
+        """Packs of the step that begins after so many of the epoch; at its end Lightning steps, however many there are."""
+        whole: int = self.trainer.accumulate_grad_batches
+        return max(min(whole - taken % whole, int(self.trainer.fit_loop.max_batches) - taken), 1)
+
+
+def look_ahead(trainer: lightning.Trainer) -> LookAhead:
+    """Put a :class:`LookAhead` between a fit and its loader; called when training starts.
+
+    Raises:
+        TypeError: If the loader has no length, or there are several at once.
+    """
+    loop = trainer.fit_loop
+    combined, fetcher = loop._combined_loader, loop._data_fetcher  # Lightning has no hook between loader and loop
+    assert combined is not None
+    assert fetcher is not None
+    if len(combined.flattened) != 1 or loop.max_batches == float("inf"):
+        raise TypeError(
+            "accumulate_grad_batches reads the packs of a step ahead: it needs one training loader that has a length"
+        )
+    ahead = LookAhead(combined.flattened[0], trainer)
+    combined.flattened = [ahead]
+    iter(fetcher)  # the iterator that was made before knows nothing of this
+    return ahead
