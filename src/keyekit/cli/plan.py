@@ -97,7 +97,10 @@ def _setting(options: argparse.Namespace, subject: Subject) -> Setting:
         "precision": options.precision,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    return Setting(**{**subject.setting, **chosen})
+    setting = {**subject.setting, **chosen}
+    if options.sharding is not None:  # asked for instead of what the recipe's parts say
+        setting.pop("parts", None)
+    return Setting(**setting)
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,9 @@ from torch import nn
 from keyekit.cli.errors import CommandError
 from keyekit.cli.lightning import KeyeCLI, RecipeParser, prepare
 from keyekit.cli.plan_subject import Subject
+from keyekit.distributed.part_plan import PartPlan
 from keyekit.models.memory import PRECISIONS
+from keyekit.models.placement import Placement
 from keyekit.optim.groups import freeze
 from keyekit.tasks.base import Task
 
@@ -93,12 +95,14 @@ def _setting(config: Namespace) -> dict[str, Any]:
     if devices.isdigit():
         found["devices"] = int(devices) * int(trainer.get("num_nodes") or 1)
     precision = str(trainer.get("precision") or "32-true")
-    precision = _PRECISIONS.get(precision, precision)
-    if precision not in PRECISIONS:
+    found["precision"] = _PRECISIONS.get(precision, precision)
+    found |= _spread(trainer.get("strategy"))
+    if found.get("parts") and found["precision"] == "32-true" and found["parts"]["decoder"].gathered == 2:
+        found["precision"] = "bf16-gathered"
+    if found["precision"] not in PRECISIONS:
         raise CommandError(
             f"the memory of precision {precision!r} is not known: choose --precision {'|'.join(PRECISIONS)}"
         )
-    found["precision"] = precision
     data = config["data"].get("init_args") or {}
     if data.get("pack_tokens"):
         found["sequence_length"] = int(data["pack_tokens"])
@@ -113,3 +117,25 @@ def _sharding(strategy: Any) -> str:
     """``full`` for a strategy whose name says so."""
     name = strategy if isinstance(strategy, str) else strategy.get("class_path", "") if strategy else ""
     return "full" if any(word in str(name).lower() for word in ("fsdp", "sharded", "modelparallel")) else "none"
+
+
+def _spread(strategy: Any) -> dict[str, Any]:
+    """Placement of the parts and the groups of ranks, where the strategy is ours."""
+    if not isinstance(strategy, Namespace) or not str(strategy.get("class_path")).endswith(".Sharded"):
+        return {}
+    arguments = strategy["init_args"]
+    return {
+        "parts": {part: _placement(arguments.get(part)) for part in ("vision", "projector", "decoder")},
+        "sequence_ranks": int(arguments.get("sequence_parallel") or 1),
+        "expert_ranks": int(arguments.get("expert_parallel") or 1),
+    }
+
+
+def _placement(given: Any) -> Placement:
+    plan = PartPlan() if given is None else PartPlan(**vars(given.get("init_args", given)))
+    return Placement(
+        shards={"full": None, "hybrid": plan.shard_group, "replicate": 1}[plan.sharding],
+        recomputed=plan.activation_checkpointing,
+        offloaded=plan.offload,
+        gathered=None if plan.gathered_dtype is None else plan.gathered_dtype.itemsize,
+    )

@@ -6,7 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keyekit.models.plan import Costs, Plan
+from keyekit.models.memory import Activations
+from keyekit.models.plan import Costs, Plan, Setting
 
 __all__ = ["render"]
 
@@ -108,28 +109,58 @@ def _flops(number: float) -> str:
 
 def _memory(plan: Plan) -> Table:
     setting, state, costs = plan.setting, plan.state, plan.costs
-    ranks = f"{setting.devices} rank{'s' if setting.devices > 1 else ''}"
-    sharding = "fully sharded" if setting.sharding == "full" else "not sharded"
-    columns = ("layers kept", "layers recomputed") if costs else ("bytes",)
-    table = _table(f"Memory per rank: {ranks}, {sharding}, {setting.precision}", "", *columns)
-    gathered = "gathered layers" if setting.sharding == "full" else "16-bit copies"
+    columns = _activation_columns(plan)
+    names = tuple(columns) or ("bytes",)
+    table = _table(f"Memory per rank: {_ranks(setting)}, {setting.precision}", "", *names)
+    gathers = setting.parts is not None or setting.sharding == "full"
     rows = (
         ("weights", state.weights),
         ("gradients", state.gradients),
         ("AdamW moments", state.optimizer),
-        (gathered, state.gathered),
+        ("gathered layers" if gathers else "16-bit copies", state.gathered),
     )
     for name, held in rows:
-        table.add_row(name, *[_bytes(held)] * len(columns))
+        table.add_row(name, *[_bytes(held)] * len(names))
     if costs is not None:
-        kept, recomputed = costs.activations, costs.checkpointed
-        table.add_row("activations, decoder", _bytes(kept.decoder), _bytes(recomputed.decoder))
-        table.add_row("activations, vision", _bytes(kept.vision), _bytes(recomputed.vision))
-        table.add_row("output layer and loss", _bytes(kept.head), _bytes(recomputed.head))
+        for name, field in (
+            ("activations, decoder", "decoder"),
+            ("activations, vision", "vision"),
+            ("output layer and loss", "head"),
+        ):
+            table.add_row(name, *(_bytes(getattr(kept, field)) for kept in columns.values()))
     table.add_section()
-    totals = [0.0] if costs is None else [costs.activations.total, costs.checkpointed.total]
+    totals = [kept.total for kept in columns.values()] or [0.0]
     table.add_row("total", *(_bytes(state.total + extra) for extra in totals), style="bold")
     return table
+
+
+def _activation_columns(plan: Plan) -> dict[str, Activations]:
+    """Activations with nothing and with every layer recomputed; and as the recipe has it, if that is neither."""
+    if plan.costs is None:
+        return {}
+    columns = {"layers kept": plan.costs.activations, "layers recomputed": plan.costs.checkpointed}
+    planned = plan.costs.planned
+    if plan.setting.parts is not None and planned not in columns.values():
+        columns = {"as in the recipe": planned, **columns}
+    elif plan.setting.parts is not None:
+        columns = {f"{name}{' (recipe)' * (kept == planned)}": kept for name, kept in columns.items()}
+    return columns
+
+
+def _ranks(setting: Setting) -> str:
+    ranks = f"{setting.devices} rank{'s' if setting.devices > 1 else ''}"
+    if setting.parts is None:
+        return f"{ranks}, {'fully sharded' if setting.sharding == 'full' else 'not sharded'}"
+    spread = [
+        f"{part} {'on each' if placement.shards == 1 else f'over {placement.shards or setting.devices}'}"
+        for part, placement in setting.parts.items()
+    ]
+    groups = [
+        f"{number} ranks share {what}"
+        for number, what in ((setting.sequence_ranks, "a pack"), (setting.expert_ranks, "the experts"))
+        if number > 1
+    ]
+    return ", ".join([ranks, *spread, *groups])
 
 
 def _bytes(number: float) -> str:
@@ -153,6 +184,8 @@ def _caches(plan: Plan, costs: Costs) -> Table:
 
 def _notes(plan: Plan) -> list[str]:
     setting, notes = plan.setting, list(plan.notes)
+    if plan.host:
+        notes.append(f"offloaded: {_bytes(plan.host)} of every rank lie in its host's memory")
     if plan.costs is None:
         return notes
     vision = setting.frames * setting.frame_tokens

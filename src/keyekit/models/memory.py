@@ -50,11 +50,13 @@ class Precision:
 PRECISIONS: dict[str, Precision] = {
     # float32 master weights and moments; products read bfloat16 copies.
     "bf16-mixed": Precision(weight=4, gradient=4, optimizer=8, compute=2, residual=4),
+    # FSDP2's own mixed precision: float32 shards are gathered as bfloat16, and all between layers is bfloat16 too.
+    "bf16-gathered": Precision(weight=4, gradient=4, optimizer=8, compute=2, residual=2),
     # Everything in bfloat16, moments too: small, and updates below the last bit are lost.
     "bf16-true": Precision(weight=2, gradient=2, optimizer=4, compute=2, residual=2),
     "32-true": Precision(weight=4, gradient=4, optimizer=8, compute=4, residual=4),
 }
-"""Lightning's names of precisions."""
+"""Lightning's names of precisions, and ``bf16-gathered`` for float32 whose plan has ``parameter_dtype: bfloat16``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
@@ -20,6 +21,7 @@ from keyekit.models.memory import (
 )
 from keyekit.models.parameters import PartCount, count_parts, largest_unit
 from keyekit.models.patterns import BlockPattern, NativePattern
+from keyekit.models.placement import Placement, placed_state
 from keyekit.models.sizes import NetworkSizes
 from keyekit.models.vision_language import VisionLanguageModel
 
@@ -37,6 +39,9 @@ class Setting:
         frame_tokens: Tokens of an image or frame; 256 is the most that Keye-VL-2.0 gives a frame (its sheet 6.2).
         sharding: ``full`` divides weights, gradients and optimizer among the ranks, ``none`` repeats them.
         precision: One of :data:`~keyekit.models.memory.PRECISIONS`.
+        parts: Placement of each part by name, instead of ``sharding``; a part without one takes that of ``decoder``.
+        sequence_ranks: Ranks that share one pack, each with some of its tokens.
+        expert_ranks: Ranks that share one copy of the experts.
     """
 
     devices: int = 1
@@ -45,6 +50,14 @@ class Setting:
     frame_tokens: int = 256
     sharding: Literal["full", "none"] = "full"
     precision: str = "bf16-mixed"
+    parts: Mapping[str, Placement] | None = None
+    sequence_ranks: int = 1
+    expert_ranks: int = 1
+
+    def placement(self, part: str) -> Placement:
+        """Placement of a part of the network; all of it lies as ``sharding`` says where there are no parts."""
+        parts = self.parts or {}
+        return parts.get(part, parts.get("decoder", Placement(shards=None if self.sharding == "full" else 1)))
 
     @property
     def frames(self) -> int:
@@ -68,6 +81,7 @@ class Costs:
         reference: The same without recomputation, when sparse attention runs through its PyTorch definition; ``None`` for a
             model that selects no keys.
         cache: Bytes of the caches per token.
+        planned: Activations with the parts recomputed that the setting recomputes.
     """
 
     forward: Flops
@@ -76,6 +90,7 @@ class Costs:
     checkpointed: Activations
     reference: Activations | None
     cache: CacheBytes
+    planned: Activations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +103,7 @@ class Plan:
         parts: Parameters by part.
         trainable: Parameters that are trained.
         state: Bytes of weights and their companions on one rank.
+        host: Bytes of those that are offloaded to the host's memory.
         costs: Operations, activations and caches; ``None`` for a network of another kind.
         context: Tokens of the longest sequence, if known.
         notes: What is assumed.
@@ -98,6 +114,7 @@ class Plan:
     parts: tuple[PartCount, ...]
     trainable: int
     state: StateMemory
+    host: float
     costs: Costs | None
     context: int | None
     notes: tuple[str, ...]
@@ -125,7 +142,7 @@ class Plan:
         if self.costs is not None:
             for pass_ in ("forward", "training"):
                 found["costs"][pass_]["total"] = getattr(self.costs, pass_).total
-            for kind in ("activations", "checkpointed", "reference"):
+            for kind in ("activations", "checkpointed", "reference", "planned"):
                 if found["costs"][kind] is not None:
                     found["costs"][kind]["total"] = getattr(self.costs, kind).total
         return found
@@ -151,14 +168,7 @@ def make_plan(
         ValueError: If the vision tokens of the setting do not make up one frame.
     """
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    state = state_memory(
-        sum(parameter.numel() for parameter in network.parameters()),
-        trainable,
-        largest_unit(network),
-        devices=setting.devices,
-        sharding=setting.sharding,
-        precision=PRECISIONS[setting.precision],
-    )
+    state, host = _state(network, trainable, setting)
     notes = ()
     costs = None
     if isinstance(network, VisionLanguageModel):
@@ -174,9 +184,24 @@ def make_plan(
         parts=count_parts(network, unused),
         trainable=trainable,
         state=state,
+        host=host,
         costs=costs,
         context=context,
         notes=notes,
+    )
+
+
+def _state(network: nn.Module, trainable: int, setting: Setting) -> tuple[StateMemory, float]:
+    precision = PRECISIONS[setting.precision]
+    if setting.parts is not None:
+        return placed_state(
+            network, setting.placement, precision, devices=setting.devices, expert_ranks=setting.expert_ranks
+        )
+    held = sum(parameter.numel() for parameter in network.parameters())
+    unit = largest_unit(network)
+    return (
+        state_memory(held, trainable, unit, devices=setting.devices, sharding=setting.sharding, precision=precision),
+        0.0,
     )
 
 
@@ -189,14 +214,22 @@ def _costs(sizes: NetworkSizes, setting: Setting) -> Costs:
     grids = [setting.grid(sizes.merge)] if setting.frames else []
     patches = setting.frames * setting.frame_tokens * sizes.merge**2
     tokens, precision = setting.sequence_length, PRECISIONS[setting.precision]
+    # A rank of a sequence group has its share of the tokens.
+    held = partial(activation_memory, sizes, -(-tokens // setting.sequence_ranks), patches, precision=precision)
     reference = None
     if any(layer.topk or isinstance(layer.pattern, BlockPattern | NativePattern) for layer, _ in sizes.layers):
-        reference = activation_memory(sizes, tokens, patches, precision=precision, sparse_reference=True)
+        reference = held(sparse_reference=True)
+    kept, recomputed = held(), held(checkpointing=True)
     return Costs(
         forward=forward_flops(sizes, [tokens], grids),
         training=training_flops(sizes, [tokens], grids),
-        activations=activation_memory(sizes, tokens, patches, precision=precision),
-        checkpointed=activation_memory(sizes, tokens, patches, precision=precision, checkpointing=True),
+        activations=kept,
+        checkpointed=recomputed,
         reference=reference,
         cache=cache_bytes(sizes),
+        planned=Activations(
+            decoder=(recomputed if setting.placement("decoder").recomputed else kept).decoder,
+            vision=(recomputed if setting.placement("vision").recomputed else kept).vision,
+            head=kept.head,
+        ),
     )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from torch import nn
 
+from keyekit.models.placement import Placement
 from keyekit.models.plan import Setting, make_plan
 from keyekit.models.presets import keye_vl_2_30b_a3b_tiny
 from keyekit.testing.tiny import tiny_vision_language_model
@@ -45,3 +47,18 @@ def test_of_a_foreign_network_parameters_and_state_are_known() -> None:
     made = make_plan("line", nn.Linear(3, 1), SHORT)
     assert (made.used, made.costs) == (4, None)
     assert "not of Linear" in made.notes[0]
+
+
+def test_parts_that_are_recomputed_and_packs_that_are_shared() -> None:
+    network = tiny_vision_language_model()
+    parts = {"vision": Placement(shards=1), "decoder": Placement(recomputed=True)}
+    alone, shared = (
+        make_plan("tiny", network, replace(SHORT, devices=4, parts=parts, sequence_ranks=ranks)).costs
+        for ranks in (1, 2)
+    )
+    assert alone is not None
+    assert shared is not None
+    assert alone.planned.decoder == alone.checkpointed.decoder < alone.activations.decoder
+    assert alone.planned.vision == alone.activations.vision
+    assert shared.planned.decoder == alone.planned.decoder / 2
+    assert shared.forward == alone.forward  # of the whole pack
