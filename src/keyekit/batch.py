@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED_LABEL", "Batch", "ContrastiveBatch", "SampleInfo", "Segments", "VisionBatch"]
+__all__ = ["IGNORED_LABEL", "Batch", "ContrastiveBatch", "PackPart", "SampleInfo", "Segments", "VisionBatch"]
 
 IGNORED_LABEL = -100
 """The label of a token that is not a target."""
@@ -172,6 +172,34 @@ class SampleInfo:
 
 
 @dataclass(slots=True, kw_only=True)
+class PackPart:
+    """What a rank that has some tokens of a pack knows of the whole pack (sequence parallelism).
+
+    Args:
+        segments: All sequences of the pack.
+        num_tokens: Leading tokens of the pack that belong to samples.
+        held: This rank's tokens of each of these sequences.
+        queries: This rank's tokens as queries against the keys of the whole pack: as many keys as :attr:`segments` has.
+        num_queries: This rank's leading tokens that belong to samples.
+    """
+
+    segments: Segments
+    num_tokens: int
+    held: Segments
+    queries: Segments
+    num_queries: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackPart:
+        """Copy the offsets to ``device``."""
+        return replace(
+            self,
+            segments=self.segments.to(device, non_blocking=non_blocking),
+            held=self.held.to(device, non_blocking=non_blocking),
+            queries=self.queries.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """A pack of samples, padded to its budget with an ignored tail segment.
 
@@ -185,6 +213,8 @@ class Batch:
         vision_index: ``[M]`` int64, the packed positions of the placeholders in the order of the merged vision features.
         samples: One entry per sample, in packed order, without the tail.
         num_targets: Number of labels that are not ignored (host integer).
+        part: Set where this is one rank's part of a pack: all else describes these tokens alone. A sequence without a token
+            here is an empty segment; entries of :attr:`vision_index` behind the last token belong to other ranks.
     """
 
     tokens: Tensor
@@ -195,6 +225,7 @@ class Batch:
     vision_index: Tensor
     samples: tuple[SampleInfo, ...]
     num_targets: int
+    part: PackPart | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copy every tensor to ``device``; Lightning calls this."""
@@ -206,6 +237,7 @@ class Batch:
             segments=self.segments.to(device, non_blocking=non_blocking),
             vision=None if self.vision is None else self.vision.to(device, non_blocking=non_blocking),
             vision_index=self.vision_index.to(device, non_blocking=non_blocking),
+            part=None if self.part is None else self.part.to(device, non_blocking=non_blocking),
         )
 
 

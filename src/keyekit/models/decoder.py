@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from keyekit.batch import Segments
+from keyekit.batch import PackPart, Segments
 from keyekit.nn.attention.base import Attention, AttentionOutput, LayerCache, LayerContext
 from keyekit.nn.attention.dense import Dense
+from keyekit.nn.attention.exchange import ContextExchange, WholePacks
 from keyekit.nn.moe.base import FeedForward, FeedForwardOutput, RouterStatistics
 from keyekit.nn.moe.dense import SwiGLU
 from keyekit.nn.norm import RMSNorm
@@ -36,6 +38,9 @@ class LayerSelection:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderOutput:
     """What the decoder returns.
+
+    Of a pack that is divided among ranks, each rank returns its share: losses, and those made of ``routing``, add up over ranks
+    to those of the pack.
 
     Args:
         hidden: ``[T, D]`` final normalised states; :meth:`Decoder.logits` turns them into logits.
@@ -87,12 +92,9 @@ class DecoderLayer(nn.Module):
         """Transform ``hidden [T, D]``; returns it with what the two parts reported."""
         attended = self.self_attn(self.input_layernorm(hidden), context)
         hidden = hidden + attended.hidden
+        segments, num_tokens = context.held()
         transformed = self.mlp(
-            self.post_attention_layernorm(hidden),
-            context.num_tokens,
-            experts,
-            tokens=tokens,
-            segments=context.segments,
+            self.post_attention_layernorm(hidden), num_tokens, experts, tokens=tokens, segments=segments
         )
         return hidden + transformed.hidden, attended, transformed
 
@@ -138,6 +140,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.dim = dim
+        self.exchange: ContextExchange = WholePacks()
+        """Brings the tokens of divided packs together; sequence parallelism replaces it."""
         self.rope = MultimodalRope(head_dim=head_dim, theta=rope_theta, section=rope_section)
         self.embed_tokens = nn.Embedding(vocab_size, dim)
         specs = (
@@ -170,6 +174,7 @@ class Decoder(nn.Module):
         tokens: Tensor | None = None,
         cache: DecoderCache | None = None,
         selections: Sequence[LayerSelection] | None = None,
+        part: PackPart | None = None,
     ) -> DecoderOutput:
         """Run all layers.
 
@@ -181,22 +186,23 @@ class Decoder(nn.Module):
             tokens: ``[T]`` int64 token ids, for routers that read them.
             cache: Keys and values of earlier tokens while decoding.
             selections: Discrete choices to replay, one entry per layer.
+            part: Set where all other arguments are one rank's part of a pack.
 
         Returns:
             Final hidden states with losses, meters, selections and routing.
         """
-        rotary = Rotary(self.rope, positions)
         num_tokens = embeddings.shape[0] if num_tokens is None else num_tokens
+        whole = LayerContext(
+            segments=segments if part is None else part.segments,
+            rotary=Rotary(self.rope, positions),
+            num_tokens=num_tokens if part is None else part.num_tokens,
+            exchange=WholePacks() if part is None else self.exchange,
+            part=part,
+        )
         replay = selections if selections is not None else (LayerSelection(),) * len(self.layers)
         hidden, attended, transformed = embeddings, [], []
         for index, (layer, chosen) in enumerate(zip(self.layers, replay, strict=True)):
-            context = LayerContext(
-                segments=segments,
-                rotary=rotary,
-                num_tokens=num_tokens,
-                cache=None if cache is None else cache.layer(index),
-                selection=chosen.keys,
-            )
+            context = replace(whole, cache=None if cache is None else cache.layer(index), selection=chosen.keys)
             hidden, attention, feed_forward = layer(hidden, context, chosen.experts, tokens)
             attended.append(attention)
             transformed.append(feed_forward.routing)
@@ -208,12 +214,40 @@ class Decoder(nn.Module):
                 LayerSelection(keys=output.selection, experts=None if routing is None else routing.experts)
                 for output, routing in zip(attended, transformed, strict=True)
             ),
-            routing=tuple(routing.statistics for routing in transformed if routing is not None),
+            routing=_of_whole_pack([routing.statistics for routing in transformed if routing is not None], whole),
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits ``[T, V]`` in float32 of ``hidden [T, D]``."""
         return self.lm_head(hidden).float()
+
+
+def _of_whole_pack(statistics: list[RouterStatistics], context: LayerContext) -> tuple[RouterStatistics, ...]:
+    """Statistics with the visits and the tokens of the whole pack, as routers of divided packs know those of their rank.
+
+    Probabilities stay those of this rank's tokens: losses are linear in them, so that they add up over ranks.
+    """
+    if context.part is None or not statistics:
+        return tuple(statistics)
+    own = [counts for layer in statistics for counts in _counted(layer)]
+    flat = context.exchange.total(torch.cat([counts.flatten() for counts in own]))  # one sum for all layers
+    totals = flat.split([counts.numel() for counts in own])
+    whole = iter([total.view_as(counts) for total, counts in zip(totals, own, strict=True)])
+    return tuple(_recounted(layer, whole, context.num_tokens) for layer in statistics)
+
+
+def _counted(layer: RouterStatistics) -> list[Tensor]:
+    """What of the statistics is counted, and carries no gradient."""
+    sequences = layer.sequences
+    return [layer.counts] if sequences is None else [layer.counts, sequences.counts, sequences.num_tokens]
+
+
+def _recounted(layer: RouterStatistics, counts: Iterator[Tensor], num_tokens: int) -> RouterStatistics:
+    """The statistics with other counts, in the order of :func:`_counted`."""
+    layer = replace(layer, counts=next(counts), num_tokens=num_tokens)
+    if layer.sequences is None:
+        return layer
+    return replace(layer, sequences=replace(layer.sequences, counts=next(counts), num_tokens=next(counts)))
 
 
 def _mean_by_name(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from keyekit.batch import Batch
+from keyekit.batch import Batch, VisionBatch
 from keyekit.models.decoder import Decoder, DecoderCache, DecoderOutput, LayerSelection
 from keyekit.nn.projector import Projector
 from keyekit.nn.vision.base import VisionEncoder
+from keyekit.nn.vision.exchange import VisionExchange, encode_here
 
 __all__ = ["VisionLanguageModel"]
 
@@ -33,6 +35,8 @@ class VisionLanguageModel(nn.Module):
         self.vision = vision
         self.projector = projector
         self.decoder = decoder
+        self.vision_exchange: VisionExchange = encode_here
+        """Where media are encoded in training; vision balancing replaces it."""
 
     def forward(
         self, batch: Batch, cache: DecoderCache | None = None, selections: Sequence[LayerSelection] | None = None
@@ -56,7 +60,16 @@ class VisionLanguageModel(nn.Module):
             tokens=batch.tokens,
             cache=cache,
             selections=selections,
+            part=batch.part,
         )
+
+    def divide(self, batch: Batch) -> Batch:
+        """What of a pack this rank computes in training: everything, unless packs are divided (sequence parallelism).
+
+        Args:
+            batch: The pack, best before it is copied to the device.
+        """
+        return self.decoder.exchange.divide(batch, self.projector.merge, self.vision.mixes_frames)
 
     def embed(self, batch: Batch) -> Tensor:
         """Token embeddings ``[T, D]`` with vision features in place of the placeholders.
@@ -65,22 +78,31 @@ class VisionLanguageModel(nn.Module):
             ValueError: If the number of vision features differs from the number of placeholders.
         """
         embeddings = self.decoder.embed_tokens(batch.tokens)
-        if batch.vision is None:
-            return embeddings + self._idle_vision(embeddings) if self.training else embeddings
-        vision = batch.vision
-        features = self.projector(self.vision(vision.patches, vision.grids, vision.frames), vision.grids)
+        if batch.vision is None and not self.training:
+            return embeddings
+        exchange = self.vision_exchange if self.training else encode_here
+        features = exchange(batch.vision, self._blank(embeddings), self._encode)
         if features.shape[0] != batch.vision_index.shape[0]:
             raise ValueError(
                 f"{features.shape[0]} vision features for {batch.vision_index.shape[0]} placeholders: the grids of the media "
                 "and the placeholders in the prompt must describe the same number of merged patches"
             )
-        return embeddings.index_copy(0, batch.vision_index, features.to(embeddings.dtype))
+        features = features.to(embeddings.dtype)
+        if batch.part is None:
+            return embeddings.index_copy(0, batch.vision_index, features)
+        # An image that goes on at another rank ends in a row that is cut off.
+        return functional.pad(embeddings, (0, 0, 0, 1)).index_copy(0, batch.vision_index, features)[:-1]
 
-    def _idle_vision(self, embeddings: Tensor) -> Tensor:
-        """Run the vision side on one blank token with weight zero.
+    def _encode(self, vision: VisionBatch) -> Tensor:
+        """Tokens ``[M, D]`` of media."""
+        return self.projector(self.vision(vision.patches, vision.grids, vision.frames), vision.grids)
 
-        Every rank then takes part in the tower's collectives, and its parameters get a (zero) gradient.
-        """
+    def _blank(self, like: Tensor) -> VisionBatch:
+        """An image of one token, which stands for no image: the tower runs on it, and nothing uses what comes out."""
         side = self.projector.merge
-        patches = embeddings.new_zeros(side * side, 3, self.vision.patch_size, self.vision.patch_size)
-        return self.projector(self.vision(patches, [(side, side)]), [(side, side)]).sum() * 0.0
+        patches = like.new_zeros(side * side, 3, self.vision.patch_size, self.vision.patch_size)
+        return VisionBatch(patches=patches, grids=((side, side),))
+
+    def _idle_vision(self, like: Tensor) -> Tensor:
+        """Run the vision side for nothing, so that this rank takes part in the collectives of a sharded tower."""
+        return self._encode(self._blank(like))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from keyekit.batch import Segments
+from keyekit.batch import PackPart, Segments
+from keyekit.nn.attention.exchange import ContextExchange, WholePacks
 from keyekit.nn.norm import RMSNorm
 from keyekit.nn.rope.rotary import Rotary
 from keyekit.nn.spec import LayerSpec
@@ -105,10 +106,13 @@ class LayerContext:
 
     Args:
         segments: Sequences of the pack; while decoding their keys outnumber their queries.
-        rotary: Rotary tables of the pack's positions.
+        rotary: Rotary tables of the positions of this rank's tokens.
         num_tokens: Leading tokens that belong to samples; those after them pad the pack and count in no statistic.
         cache: This layer's cache, or ``None`` in training.
         selection: ``[T, N]`` keys to use instead of choosing them (replay), or ``None``.
+        exchange: Brings tokens of other ranks; by default a rank has all tokens of its packs.
+        part: Which tokens of the pack are this rank's, if they are not all: hidden states, positions and selection are theirs,
+            ``segments`` and ``num_tokens`` are the whole pack's.
     """
 
     segments: Segments
@@ -116,6 +120,20 @@ class LayerContext:
     num_tokens: int
     cache: LayerCache | None = None
     selection: Tensor | None = None
+    exchange: ContextExchange = field(default_factory=WholePacks)
+    part: PackPart | None = None
+
+    def own(self) -> LayerContext:
+        """The same for this rank's queries alone, against the keys of the whole pack."""
+        if self.part is None:
+            return self
+        return replace(self, segments=self.part.queries, num_tokens=self.part.num_queries)
+
+    def held(self) -> tuple[Segments, int]:
+        """Sequences and number of real tokens of this rank's tokens by themselves, for what mixes no tokens."""
+        if self.part is None:
+            return self.segments, self.num_tokens
+        return self.part.held, self.part.num_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +143,7 @@ class AttentionOutput:
     Args:
         hidden: ``[T, D]``.
         selection: ``[T, N]`` int32 selected keys (rows of the packed keys), or ``None`` for a dense scheme.
-        losses: Scalars to add to the training loss, by name.
+        losses: Scalars to add to the training loss, by name; shares that add up over the ranks that divide a pack.
         meters: Detached scalars to log, by name.
     """
 
@@ -143,6 +161,9 @@ class Attention(nn.Module, ABC):
     Args:
         spec: Sizes of the layer.
     """
+
+    takes_parts = False
+    """Whether :meth:`forward` knows packs that are divided among ranks: it mixes tokens through ``context.exchange`` alone."""
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class BlockTopK(Attention):
         implementation: Of the attention over what is chosen: ``auto`` (Triton on GPUs), ``triton``, or ``torch``.
     """
 
+    takes_parts = True
+
     def __init__(
         self,
         spec: LayerSpec,
@@ -59,18 +61,21 @@ class BlockTopK(Attention):
         self.block_size = block_size
         self.topk_blocks = topk_blocks
         self.choose_per = choose_per
-        self.implementation = implementation
         self.choosers = spec.num_groups if choose_per == "group" else spec.num_heads
+        self.implementation = implementation
         self.projection = GroupedQueryProjection(spec)
         self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.dim, bias=False)
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Choose blocks and attend to their tokens; see :class:`Attention`."""
         query, key, value = self.projection(hidden, context.rotary)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        query, key, value = context.exchange.to_heads(query.to(value.dtype), key.to(value.dtype), value)
         segments, selection = context.segments, context.selection
+        if selection is not None:
+            (selection,) = context.exchange.to_heads(selection)
+        choosers = self.choosers // context.exchange.ranks
         if selection is None and segments.key_maximum <= self.topk_blocks * self.block_size:
-            selection = all_blocks(segments, self.block_size, self.choosers)
+            selection = all_blocks(segments, self.block_size, choosers)
             rows = block_rows(selection, segments, self.block_size)
             mixed = _attend_to_all(query, key, value, context)
         else:
@@ -78,9 +83,10 @@ class BlockTopK(Attention):
                 key = context.cache.extend("key", key, segments)
                 value = context.cache.extend("value", value, segments)
             if selection is None:
-                selection = self._choose(query, key, segments)
+                selection = self._choose(query, key, segments, choosers)
             rows = block_rows(selection, segments, self.block_size)
             mixed = attend_to_rows(query, key, value, rows, segments, self.implementation)
+        (mixed,), (selection,) = context.exchange.to_tokens(mixed), context.exchange.to_tokens(selection)
         return AttentionOutput(
             hidden=self.o_proj(mixed.flatten(1)),
             selection=selection,
@@ -88,7 +94,7 @@ class BlockTopK(Attention):
         )
 
     @torch.no_grad()
-    def _choose(self, query: Tensor, key: Tensor, segments: Segments) -> Tensor:
+    def _choose(self, query: Tensor, key: Tensor, segments: Segments, choosers: int) -> Tensor:
         """``[T, choosers, N]`` int32 blocks."""
         plan = padded_plan(segments.lengths, segments.key_lengths, str(query.device))
         own = query_positions(segments)[1] // self.block_size
@@ -97,7 +103,7 @@ class BlockTopK(Attention):
         for group in plan.groups:
             means = block_means(key[group.columns], self.block_size)
             chosen = [
-                best_blocks(block_scores(query[rows], means, self.choosers), own[rows], self.topk_blocks, width)
+                best_blocks(block_scores(query[rows], means, choosers), own[rows], self.topk_blocks, width)
                 for rows in group.rows.split(_CHUNK, dim=1)
             ]
             parts.append(torch.cat(chosen, dim=1))

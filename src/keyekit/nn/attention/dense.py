@@ -21,6 +21,8 @@ class Dense(Attention):
         spec: Sizes of the layer, filled in by the decoder.
     """
 
+    takes_parts = True
+
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__(spec)
         self.projection = GroupedQueryProjection(spec)
@@ -28,9 +30,10 @@ class Dense(Attention):
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Attend to every earlier token; see :class:`Attention`."""
-        query, key, value = self.projection(hidden, context.rotary)
+        query, key, value = context.exchange.to_heads(*self.projection(hidden, context.rotary))
         if context.cache is None:
             mixed = segmented_attention(query, key, value, context.segments, causal=True)
         else:
             mixed = cached_attention(query, key, value, context.cache, context.segments)
+        (mixed,) = context.exchange.to_tokens(mixed)
         return AttentionOutput(hidden=self.o_proj(mixed.flatten(1)))

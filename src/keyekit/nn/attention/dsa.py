@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from keyekit.batch import Segments
 from keyekit.nn.attention.base import Attention, AttentionOutput, GroupedQueryProjection, LayerContext
@@ -58,6 +59,8 @@ class DSA(Attention):
             0 measures none.
     """
 
+    takes_parts = True
+
     def __init__(
         self,
         spec: LayerSpec,
@@ -98,36 +101,36 @@ class DSA(Attention):
             return self._warm_up(hidden, query, key, value, context, learns)
         if context.selection is None and context.segments.key_maximum <= self.topk and not learns:
             return self._attend_to_all(hidden, query, key, value, context)
-        index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
+        own, (index_query, index_key, gate) = context.own(), self._indexer(hidden, context)
         if context.cache is not None:
             key = context.cache.extend("key", key, context.segments)
             value = context.cache.extend("value", value, context.segments)
             index_key = context.cache.extend("index_key", index_key, context.segments)
         selection = context.selection
-        lengths, key_lengths = context.segments.lengths, context.segments.key_lengths
         if selection is None:
+            lengths, key_lengths = own.segments.lengths, own.segments.key_lengths
             selection = dsa.index_topk(
                 index_query, index_key, gate, lengths, key_lengths, self.topk, self.implementation
             )
-        mixed, lse = dsa.sparse_attention(
-            query, key, value, selection, self.scale, self.implementation, lengths, key_lengths
-        )
-        output = self._output(mixed, selection, context)
+            selection = _widened(selection, min(self.topk, context.segments.key_maximum))
+        mixed, lse = self._attend_to_selected(query, key, value, selection, context)
+        output = self._output(mixed, selection, own)
         if learns:
-            real = slice(0, context.num_tokens)
+            real = slice(0, own.num_tokens)
+            constant_key = context.exchange.gather(key.detach())
             divergence = dsa.indexer_kl(
                 index_query[real],
                 index_key,
                 gate[real],
                 query[real],
-                key,
+                constant_key,
                 selection[real],
                 self.scale,
                 self.implementation,
-                lse.detach()[real],
+                context.exchange.to_tokens(lse.detach())[0][real],
             )
             self._teach(output, divergence, context)
-            self._measure(output, query, key, selection, context)
+            self._measure(output, query, constant_key, selection, own)
         return output
 
     @torch.no_grad()
@@ -163,41 +166,61 @@ class DSA(Attention):
         query, key, value = self.projection(hidden, context.rotary)
         return query.to(value.dtype), key.to(value.dtype), value  # under autocast the norms leave float32 behind
 
+    def _indexer(self, hidden: Tensor, context: LayerContext) -> _Scores:
+        """Queries and gates of this rank's tokens, keys of all that it may select."""
+        index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
+        return index_query, context.exchange.gather(index_key), gate
+
+    def _attend_to_selected(
+        self, query: Tensor, key: Tensor, value: Tensor, selection: Tensor, context: LayerContext
+    ) -> tuple[Tensor, Tensor]:
+        """Attention over the selected keys: ``[T, H, K]`` for this rank's tokens, and log-sum-exps for its heads."""
+        query, key, value = context.exchange.to_heads(query, key, value)
+        lengths, key_lengths = context.segments.lengths, context.segments.key_lengths
+        selection = context.exchange.gather(selection)
+        mixed, lse = dsa.sparse_attention(
+            query, key, value, selection, self.scale, self.implementation, lengths, key_lengths
+        )
+        return context.exchange.to_tokens(mixed)[0], lse
+
+    def _attend_densely(self, query: Tensor, key: Tensor, value: Tensor, context: LayerContext) -> Tensor:
+        """Attention ``[T, H, K]`` of this rank's tokens to everything before them."""
+        if context.cache is not None:
+            return cached_attention(query, key, value, context.cache, context.segments)
+        query, key, value = context.exchange.to_heads(query, key, value)
+        return context.exchange.to_tokens(segmented_attention(query, key, value, context.segments, causal=True))[0]
+
     def _warm_up(
         self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, context: LayerContext, learns: bool
     ) -> AttentionOutput:
         """Attend to everything and let the indexer follow."""
-        if context.cache is None:
-            mixed = segmented_attention(query, key, value, context.segments, causal=True)
-        else:
-            mixed = cached_attention(query, key, value, context.cache, context.segments)
+        mixed = self._attend_densely(query, key, value, context)
         output = AttentionOutput(hidden=self.o_proj(mixed.flatten(1)))
         if learns and context.cache is None:
-            index_query, index_key, gate = self.sa_indexer(hidden.detach(), context.rotary)
-            lengths, key_lengths = _without_tail(context.segments, context.num_tokens)
+            own, scores = context.own(), self._indexer(hidden, context)
+            lengths, key_lengths = _without_tail(own.segments, own.num_tokens)
+            constant_key = context.exchange.gather(key.detach())
             divergence = dsa.indexer_kl_dense(
-                index_query, index_key, gate, query, key, lengths, key_lengths, self.scale, self.implementation
+                *scores, query, constant_key, lengths, key_lengths, self.scale, self.implementation
             )
             self._teach(output, divergence, context)
-            self._measure(output, query, key, (index_query, index_key, gate), context)
+            self._measure(output, query, constant_key, scores, own)
         return output
 
     def _attend_to_all(
         self, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, context: LayerContext
     ) -> AttentionOutput:
         """The same for short sequences without scores: of the indexer only its keys are needed, by longer sequences later."""
-        selection = _all_visible(context.segments)
+        own = context.own()
+        selection = _widened(_all_visible(own.segments), context.segments.key_maximum)
         if context.cache is not None:
             context.cache.append("index_key", self.sa_indexer.keys(hidden.detach(), context.rotary))
-            mixed = cached_attention(query, key, value, context.cache, context.segments)
-        elif torch.is_grad_enabled():  # training rounds alike, however long the longest sequence of a pack is
-            segments = context.segments
-            mixed, _ = dsa.sparse_attention(
-                query, key, value, selection, self.scale, self.implementation, segments.lengths, segments.key_lengths
-            )
+        if context.cache is None and torch.is_grad_enabled():
+            # Training rounds alike, however long the longest sequence of a pack is.
+            mixed, _ = self._attend_to_selected(query, key, value, selection, context)
         else:
-            mixed = segmented_attention(query, key, value, context.segments, causal=True)
-        return self._output(mixed, selection, context)
+            mixed = self._attend_densely(query, key, value, context)
+        return self._output(mixed, selection, own)
 
     def _output(self, mixed: Tensor, selection: Tensor, context: LayerContext) -> AttentionOutput:
         return AttentionOutput(
@@ -207,10 +230,13 @@ class DSA(Attention):
         )
 
     def _teach(self, output: AttentionOutput, divergence: Tensor, context: LayerContext) -> None:
-        """Add the indexer's loss, the mean over the tokens of samples, to what the layer reports."""
-        mean = divergence.sum() / max(context.num_tokens, 1)
-        output.losses["indexer_kl"] = self.kl_weight * mean
-        output.meters["indexer_kl"] = mean.detach()
+        """Add the indexer's loss, the mean over the tokens of samples, to what the layer reports.
+
+        Of a pack that is divided, the loss is this rank's share of that mean, and the meter the mean over its own tokens.
+        """
+        total = divergence.sum()
+        output.losses["indexer_kl"] = self.kl_weight * total / max(context.num_tokens, 1)
+        output.meters["indexer_kl"] = total.detach() / max(context.own().num_tokens, 1)
 
     def _measure(
         self, output: AttentionOutput, query: Tensor, key: Tensor, chosen: Tensor | _Scores, context: LayerContext
@@ -243,12 +269,17 @@ def _without_tail(segments: Segments, num_tokens: int) -> tuple[list[int], list[
     lengths, key_lengths, left = [], [], num_tokens
     for length, keys in zip(segments.lengths, segments.key_lengths, strict=True):
         kept = min(length, left)
-        if kept == 0:
+        if length > 0 and kept == 0:
             break
         lengths.append(kept)
         key_lengths.append(keys - length + kept)
         left -= kept
     return lengths, key_lengths
+
+
+def _widened(selection: Tensor, width: int) -> Tensor:
+    """``selection [T, N]`` with as many columns as on the other ranks, -1 in the new ones."""
+    return functional.pad(selection, (0, width - selection.shape[1]), value=-1)
 
 
 def _all_visible(segments: Segments) -> Tensor:

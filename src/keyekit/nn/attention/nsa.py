@@ -59,6 +59,8 @@ class NSA(Attention):
         implementation: Of the attention to selected tokens: ``auto`` (Triton on GPUs), ``triton``, or ``torch``.
     """
 
+    takes_parts = True
+
     def __init__(
         self,
         spec: LayerSpec,
@@ -93,33 +95,37 @@ class NSA(Attention):
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Attend three ways and mix; see :class:`Attention`."""
-        rotary, shared = context.rotary, self.projection
+        rotary, shared, exchange = context.rotary, self.projection, context.exchange
         query = rotary(shared.q_norm(shared.q_proj(hidden).unflatten(-1, (-1, shared.head_dim))))
         raw_key, value = _key_value(shared, hidden)
-        key = rotary(raw_key).to(value.dtype)
-        query = query.to(value.dtype)
+        query, key = query.to(value.dtype), rotary(raw_key).to(value.dtype)
+        query, key, value, raw_key = exchange.to_heads(query, key, value, raw_key)
         key, value = _stored("key", key, context), _stored("value", value, context)
         near_key, near_value, raw_value = key, value, value
         if self.sliding is not None:
             near_key, near_value = _key_value(self.sliding, hidden)
-            near_key = _stored("sliding_key", rotary(near_key).to(value.dtype), context)
-            near_value = _stored("sliding_value", near_value, context)
+            near_key, near_value = exchange.to_heads(rotary(near_key).to(value.dtype), near_value)
+            near_key, near_value = (
+                _stored(name, new, context) for name, new in (("sliding_key", near_key), ("sliding_value", near_value))
+            )
         if self.compression is not None:
-            raw_key, raw_value = _key_value(self.compression, hidden)
+            raw_key, raw_value = exchange.to_heads(*_key_value(self.compression, hidden))
             raw_value = _stored("raw_value", raw_value, context)
         summaries = self._summaries(_stored("raw_key", raw_key, context), raw_value, context)
-        selection = context.selection
+        selection = None if context.selection is None else exchange.to_heads(context.selection)[0]
         if selection is None:
             selection = self._choose(query, summaries, context.segments)
         rows = block_rows(selection, context.segments, self.select_block)
-        compressed = summaries.attend(query)
-        selected = self._attend_to_selected(query, key, value, rows, context)
-        sliding = windowed_attention(query, near_key, near_value, context.segments, window=self.window)
+        compressed, selected, sliding = exchange.to_tokens(
+            summaries.attend(query),
+            self._attend_to_selected(query, key, value, rows, context),
+            windowed_attention(query, near_key, near_value, context.segments, window=self.window),
+        )
         gates = self.gate_proj(hidden).sigmoid().unflatten(-1, (3, -1, 1))
         mixed = gates[:, 0] * compressed + gates[:, 1] * selected + gates[:, 2] * sliding
         return AttentionOutput(
             hidden=self.o_proj(mixed.flatten(1)),
-            selection=selection,
+            selection=exchange.to_tokens(selection)[0],
             meters={"selected_share": rows_share(rows, context)},
         )
 
@@ -127,8 +133,8 @@ class NSA(Attention):
         """Summarise the blocks that the new tokens complete, and bring those of earlier ones from the cache.
 
         Args:
-            raw_key: ``[S, G, K]`` keys before rotation of all tokens.
-            raw_value: ``[S, G, K]`` their values.
+            raw_key: ``[S, groups, K]`` keys before rotation of all tokens, of the groups here.
+            raw_value: ``[S, groups, K]`` their values.
             context: As in :meth:`forward`.
         """
         segments, cache = context.segments, context.cache
@@ -136,7 +142,7 @@ class NSA(Attention):
             segments.lengths, segments.key_lengths, self.compress_block, self.compress_stride, str(raw_key.device)
         )
         key = self.compressed_norm(self.key_compressor(raw_key[blocks.members]))
-        cosine, sine = context.rotary.tables(key.shape[-1])
+        cosine, sine = (context.exchange.gather(table) for table in context.rotary.tables(key.shape[-1]))
         key = apply_rotary(key, cosine[blocks.rows], sine[blocks.rows])
         value = self.value_compressor(raw_value[blocks.members])
         if cache is not None:  # a cache holds a row per token: summaries stand where their blocks end
@@ -154,7 +160,7 @@ class NSA(Attention):
 
     def _choose(self, query: Tensor, summaries: Summaries, segments: Segments) -> Tensor:
         if self._covers(segments):
-            return all_blocks(segments, self.select_block, self.spec.num_groups)
+            return all_blocks(segments, self.select_block, summaries.key.shape[1])
         return summaries.choose(query, self.select_block, self.topk_blocks, self.initial_blocks, self.local_blocks)
 
     def _attend_to_selected(

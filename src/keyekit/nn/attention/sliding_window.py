@@ -32,6 +32,8 @@ class SlidingWindow(Attention):
             (gpt-oss). It begins at 0.
     """
 
+    takes_parts = True
+
     def __init__(self, spec: LayerSpec, window: int = 4096, sinks: int = 4, sink_logits: bool = False) -> None:
         super().__init__(spec)
         if window < 1:
@@ -46,8 +48,8 @@ class SlidingWindow(Attention):
 
     def forward(self, hidden: Tensor, context: LayerContext) -> AttentionOutput:
         """Attend to window and sinks; see :class:`Attention`."""
-        query, key, value = self.projection(hidden, context.rotary)
-        mixed = self._mix(query, key, value, context)
+        query, key, value = context.exchange.to_heads(*self.projection(hidden, context.rotary))
+        (mixed,) = context.exchange.to_tokens(self._mix(query, key, value, context))
         share = key_share(
             context, lambda queries, keys: windowed_pairs(queries, keys, self.window, self.sinks), hidden.device
         )
@@ -67,5 +69,5 @@ class SlidingWindow(Attention):
             segments=segments,
             window=self.window,
             sinks=self.sinks,
-            sink_logits=self.sink_logits,
+            sink_logits=None if self.sink_logits is None else context.exchange.own_heads(self.sink_logits),
         )

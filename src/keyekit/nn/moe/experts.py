@@ -8,9 +8,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from keyekit.nn.moe.base import Routing
+from keyekit.nn.moe.dispatch import Dispatcher, compute_here
 from keyekit.nn.moe.sorted_segments import experts_by_segments
 from keyekit.nn.moe.visits import sort_visits
 
@@ -53,6 +55,8 @@ class Experts(nn.Module):
             raise ValueError(f"implementation={implementation!r} is unknown; choose one of {allowed}")
         self.num_experts = num_experts
         self.implementation: Implementation = implementation
+        self.dispatcher: Dispatcher = compute_here
+        """Where visits are computed; expert parallelism replaces it."""
         # Stored in x out; the gate is the first half of the last axis, the up projection the second (sheet 5).
         self.gate_up_proj = nn.Parameter(torch.randn(num_experts, dim, 2 * expert_dim) * 0.02)
         self.down_proj = nn.Parameter(torch.randn(num_experts, expert_dim, dim) * 0.02)
@@ -65,14 +69,24 @@ class Experts(nn.Module):
     def forward(self, hidden: Tensor, routing: Routing) -> Tensor:
         """Weighted sum ``[T, D]`` of what the visited experts make of ``hidden [T, D]``."""
         device = hidden.device.type
-        gate_up, down = self.gate_up_proj, self.down_proj
+        gate_up, down = (self._held(matrices) for matrices in (self.gate_up_proj, self.down_proj))
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             hidden, gate_up, down = hidden.to(dtype), gate_up.to(dtype), down.to(dtype)
-        few = not torch.is_grad_enabled() and routing.experts.numel() <= _FEW_VISITS * self.num_experts
-        compute = _COMPUTE[resolve(self.implementation, device, hidden.dtype, few)]
+
+        def compute(hidden: Tensor, routing: Routing) -> Tensor:
+            few = not torch.is_grad_enabled() and routing.experts.numel() <= _FEW_VISITS * len(gate_up)
+            chosen = _COMPUTE[resolve(self.implementation, device, hidden.dtype, few)]
+            return chosen(hidden, gate_up, down, routing)
+
         with torch.autocast(device, enabled=False):
-            return compute(hidden, gate_up, down, routing)
+            return self.dispatcher(hidden, routing, compute)
+
+    def _held(self, matrices: Tensor) -> Tensor:
+        """The matrices of the experts that this rank holds: its part where a dispatcher knows the other ranks."""
+        if self.dispatcher is compute_here or not isinstance(matrices, DTensor):
+            return matrices
+        return matrices.to_local()
 
 
 @cache

@@ -18,6 +18,11 @@ class VisionEncoder(nn.Module, ABC):
         patch_size: Side of a patch in pixels.
     """
 
+    @property
+    def mixes_frames(self) -> bool:
+        """Whether frames of a video attend to each other, so that they have to be encoded together; to be safe, yes."""
+        return True
+
     def __init__(self, dim: int, patch_size: int) -> None:
         super().__init__()
         self.dim = dim

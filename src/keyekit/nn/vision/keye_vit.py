@@ -80,6 +80,11 @@ class KeyeViT(VisionEncoder):
         self.encoder = nn.ModuleDict({"layers": blocks})  # the released checkpoint's names
         self.post_layernorm = nn.LayerNorm(dim, 1e-6)
 
+    @property
+    def mixes_frames(self) -> bool:
+        """Whether frames of a video attend to each other: where the tower attends to whole videos."""
+        return self.attend == "video"
+
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], frames: Sequence[int] | None = None) -> Tensor:
         """Encode ``patches [P, C, patch, patch]`` to ``[P, dim]``; see :class:`VisionEncoder`.
 

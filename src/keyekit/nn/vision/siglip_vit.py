@@ -61,6 +61,11 @@ class SiglipViT(VisionEncoder):
         )
         self.model = Siglip2VisionModel(config) if weights is None else _loaded(weights, config)
 
+    @property
+    def mixes_frames(self) -> bool:
+        """Every image or frame attends to itself alone."""
+        return False
+
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], frames: Sequence[int] | None = None) -> Tensor:
         """Encode ``patches [P, C, patch, patch]`` to ``[P, dim]``; see :class:`VisionEncoder`."""
         return encode_by_shape(patches, grids, self._encode)

@@ -69,6 +69,11 @@ class TimmViT(VisionEncoder):
         sizes = {"img_size": 56, "embed_dim": 32, "depth": 1, "num_heads": 2}
         return {"model": "vit_tiny_patch16_224", "arguments": sizes}
 
+    @property
+    def mixes_frames(self) -> bool:
+        """Every image or frame attends to itself alone."""
+        return False
+
     def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], frames: Sequence[int] | None = None) -> Tensor:
         """Encode ``patches [P, C, patch, patch]`` to ``[P, dim]``; see :class:`VisionEncoder`."""
         encode = self._with_coordinates if isinstance(self.model, NaFlexVit) else self._reassembled
