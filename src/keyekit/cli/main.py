@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("keyekit.cli.evaluate:main", "score a run, a checkpoint or a preset on a benchmark"),
     "chat": ("keyekit.cli.chat:main", "ask a run, a checkpoint or a preset about a video"),
     "convert": ("keyekit.cli.convert:main", "checkpoint folders between Hugging Face's and torch.distributed's form"),
+    "merge": ("keyekit.cli.merge:main", "one model out of several: keyekit merge DST SRC SRC [--weights 1,2]"),
     "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),
     "describe": ("keyekit.cli.describe:main", "arguments, defaults, paper and file of a part"),
     "plan": (
