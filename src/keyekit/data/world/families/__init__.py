@@ -1,11 +1,13 @@
 """The task families of the world, one builder each."""
 
 from keyekit.data.world.families.arithmetic import arithmetic
-from keyekit.data.world.families.attributes import attribute, attribute_many, captions
+from keyekit.data.world.families.attributes import attribute, attribute_many, captions, captions_placed
 from keyekit.data.world.families.base import Builder, Item, Question
 from keyekit.data.world.families.counting import count
 from keyekit.data.world.families.events import order, temporal
 from keyekit.data.world.families.grounding import box, digits
+from keyekit.data.world.families.needle import needle
+from keyekit.data.world.families.told import told, told_events, told_objects, told_place
 
 __all__ = ["FAMILIES", "Builder", "Item", "Question"]
 
@@ -19,5 +21,11 @@ FAMILIES: dict[str, Builder] = {
     "box": box,
     "arithmetic": arithmetic,
     "captions": captions,
+    "captions_placed": captions_placed,
+    "needle": needle,
+    "told_attribute": told(attribute, told_objects),
+    "told_count": told(count, told_objects),
+    "told_order": told(order, told_events),
+    "told_captions": told(captions_placed, told_place),
 }
 """Builder of each task family by name."""

@@ -30,3 +30,20 @@ def test_captions_name_the_object_with_the_right_article(items):
         assert item.questions[0].answer == f"{article} {thing.phrase}"
         answers.add(item.questions[0].answer)
     assert len(answers) == 48
+
+
+def test_placed_captions_say_where_the_object_is(items):
+    for item in items("captions_placed", 288):
+        (thing,) = item.scene.objects
+        place = re.fullmatch(rf"an? {thing.phrase} at the (.+)", item.questions[0].answer).group(1)
+        left, top, right, bottom = thing.box(0.0, item.scene.size)
+        assert 0 <= left < right <= item.scene.size
+        assert 0 <= top < bottom <= item.scene.size
+        across, down = (left + right) / 2 / item.scene.size, (top + bottom) / 2 / item.scene.size
+        row = "top" if down < 0.5 else "bottom"
+        column = " left" if across < 0.39 else " right" if across > 0.61 else ""
+        assert place == row + column
+
+
+def test_256_held_out_images_have_distinct_captions(items):
+    assert len({item.questions[0].answer for item in items("captions_placed", 256, "heldout")}) == 256
