@@ -75,6 +75,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("frame_sampler", "keyekit.data.sampling:FrameSampler", "which frames of a video are read"),
     Family("video_reader", "keyekit.data.video.base:VideoReader", "what decodes videos"),
     Family("video_layout", "keyekit.data.template:VideoLayout", "how frames and times appear among the tokens"),
+    Family("strategy", "lightning.pytorch.strategies:Strategy", "how a run is spread over devices"),
     Family("callback", "lightning:Callback", "reports and side jobs of a run"),
     Family(
         "benchmark", "keyekit.evaluation.benchmark:Benchmark", "questions in files of others and how answers are scored"
@@ -363,6 +364,13 @@ PARTS: tuple[Part, ...] = (
         "all frames in one block, time on a rotary axis",
     ),
     Part(
+        "strategy",
+        "Sharded",
+        "keyekit.distributed.strategy:Sharded",
+        "FSDP2, arXiv:2304.11277; ZeRO, arXiv:1910.02054",
+        "parameters sharded by parts; experts, sequences and vision work divided among ranks",
+    ),
+    Part(
         "callback", "TrainingProgress", "keyekit.callbacks.progress:TrainingProgress", "", "loss, tokens/s, time left"
     ),
     Part("callback", "Throughput", "keyekit.callbacks.throughput:Throughput", "", "tokens/s, data wait"),
@@ -387,6 +395,20 @@ PARTS: tuple[Part, ...] = (
         "loss of each source of a mixture",
     ),
     Part("callback", "RunSummary", "keyekit.callbacks.summary:RunSummary", "", "summary.json of the run"),
+    Part(
+        "callback",
+        "RunCheckpoints",
+        "keyekit.callbacks.checkpoints:RunCheckpoints",
+        "",
+        "checkpoints that are whole, to go on from to the bit",
+    ),
+    Part(
+        "callback",
+        "StopOnSignal",
+        "keyekit.callbacks.signals:StopOnSignal",
+        "",
+        "saves and stops after the step when the process is told to end",
+    ),
     Part(
         "callback",
         "HeldOutLoss",

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyekit.callbacks.answers import AnswerReport
+    from keyekit.callbacks.checkpoints import RunCheckpoints
     from keyekit.callbacks.export import Export
     from keyekit.callbacks.previews import SamplePreviews
     from keyekit.callbacks.progress import TrainingProgress
     from keyekit.callbacks.selection import SelectionRecall
+    from keyekit.callbacks.signals import StopOnSignal
     from keyekit.callbacks.summary import RunSummary
     from keyekit.callbacks.throughput import Throughput
 
 __all__ = [
     "AnswerReport",
     "Export",
+    "RunCheckpoints",
     "RunSummary",
     "SamplePreviews",
     "SelectionRecall",
+    "StopOnSignal",
     "Throughput",
     "TrainingProgress",
 ]
@@ -27,9 +31,11 @@ __all__ = [
 _MODULES = {
     "AnswerReport": "answers",
     "Export": "export",
+    "RunCheckpoints": "checkpoints",
     "RunSummary": "summary",
     "SamplePreviews": "previews",
     "SelectionRecall": "selection",
+    "StopOnSignal": "signals",
     "Throughput": "throughput",
     "TrainingProgress": "progress",
 }

@@ -28,8 +28,9 @@ class RunSummary(lightning.Callback):
 
     It is written when a fit, validation or test begins, when it ends and when it fails, and holds:
 
-    - ``recipe``, ``status`` (``running``, ``finished``, ``failed``, or ``interrupted`` by a signal), ``started``, ``ended``,
-      and ``error`` with type and message after a failure;
+    - ``recipe``, ``status`` (``running``, ``finished``, ``failed``, or ``interrupted`` by a signal), ``completed`` (which of
+      ``fit``, ``validate`` and ``test`` are done; a new fit begins without any), ``started``, ``ended``, and ``error`` with
+      type and message after a failure;
     - ``git`` (commit of the working directory, and whether tracked files differ from it), ``versions``, ``device``,
       ``parameters``, ``trainable_parameters``, ``peak_memory_gib``;
     - ``steps``, ``tokens_per_second``, ``fit_seconds``, ``validate_seconds``, ``test_seconds``, and their sum
@@ -132,6 +133,7 @@ class RunSummary(lightning.Callback):
             known = _read(_path(trainer))
             fields["started"] = known.get("started", _now())
             surroundings = _surroundings(trainer, pl_module)
+            fields["completed"] = [] if trainer.state.fn == "fit" else known.get("completed", [])
             # A test adds to what the fit wrote: code and device stay those that trained the model.
             kept = known.keys() if trainer.state.fn != "fit" else set()
             fields |= {name: value for name, value in surroundings.items() if name not in kept}
@@ -146,6 +148,7 @@ class RunSummary(lightning.Callback):
     def _finish(self, trainer: lightning.Trainer, stage: str, fields: dict[str, Any]) -> None:
         fields |= {"status": "finished", "ended": _now(), f"{stage}_seconds": self._seconds()}
         known = _read(_path(trainer)) | fields
+        fields["completed"] = [*(name for name in known.get("completed", []) if name != stage), stage]
         fields["duration_seconds"] = round(sum(known.get(f"{s}_seconds", 0.0) for s in ("fit", "validate", "test")), 3)
         _write(trainer, fields)
 

@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+from keyekit.callbacks.signals import StopOnSignal
 from keyekit.cli.command_line import CommandLine, parts_in
 from keyekit.cli.diagnosis import diagnose, locate
 from keyekit.cli.errors import CommandError
-from keyekit.cli.run_folder import RunOptions, create_run_folder
+from keyekit.cli.recipe_changes import recipe_changes
+from keyekit.cli.run_folder import EarlierRun, RunOptions, create_run_folder, find_earlier_run
+from keyekit.distributed.checkpoint_file import WholeCheckpointIO
 from keyekit.models.weights import CheckpointError
 from keyekit.registry import load_target
 
@@ -59,7 +64,8 @@ class SaveRecipe(SaveConfigCallback):
 class KeyeCLI(LightningCLI):
     """One sub-command on one recipe.
 
-    After construction the run is over; ``trainer``, ``model``, ``datamodule`` and ``run_folder`` are what it used.
+    After construction the run is over; ``trainer``, ``model``, ``datamodule`` and ``run_folder`` are what it used. If it was
+    to go on with a run that is finished, nothing was built and ``run_folder`` is that run's.
 
     Args:
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -68,6 +74,7 @@ class KeyeCLI(LightningCLI):
 
     run_folder: Path
     run_options: RunOptions
+    earlier: EarlierRun | None
 
     def __init__(self, subcommand: str, command_line: CommandLine) -> None:
         self._wanted = subcommand
@@ -80,6 +87,7 @@ class KeyeCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=SaveRecipe,
             save_config_kwargs={"overwrite": True, "config_filename": _config_name(subcommand)},
+            trainer_defaults={"callbacks": [StopOnSignal()]},
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=RecipeParser,
             auto_configure_optimizers=False,
@@ -105,25 +113,77 @@ class KeyeCLI(LightningCLI):
         parser.set_defaults({"run.name": self._command_line.name})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, then forget ``base``: its files are already merged, and the saved recipe stands alone."""
+        """Parse, then forget ``base``: its files are already merged, and the saved recipe stands alone.
+
+        It forgets ``run.resume`` too: whoever runs the saved recipe wants a run, not to hear that this one is finished.
+        """
         self.config = parser.parse_args(args)
         self.config[self._wanted].pop("base", None)
+        self.run_options = RunOptions(**vars(self.config[self._wanted]["run"]))
+        self.config[self._wanted]["run"]["resume"] = False
 
     def _parse_ckpt_path(self) -> None:
         """Leave the recipe alone: a checkpoint brings weights and progress, never configuration."""
 
+    def instantiate_classes(self) -> None:
+        """Build everything, with the place where an earlier run ended; nothing if that one is finished."""
+        self.earlier = self._earlier_run()
+        if self.earlier is not None and self.earlier.state == "finished":
+            self.run_folder = self.earlier.folder
+            return
+        super().instantiate_classes()
+        if self.earlier is not None and self.earlier.checkpoint is not None:
+            self.config_init[self._wanted]["ckpt_path"] = str(self.earlier.checkpoint)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create the trainer with its run folder and a TensorBoard logger in it."""
         config = self._get(self.config_init, "trainer")
-        options = self._get(self.config_init, "run")
-        self.run_options = RunOptions(**vars(options)) if isinstance(options, Namespace) else options
-        self.run_folder = _run_folder(self.run_options)
+        self.run_folder = _run_folder(self.run_options) if self.earlier is None else self.earlier.folder
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(self.run_folder)
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(save_dir=self.run_folder, name="", version="")
         rank_zero_info("run folder: %s", self.run_folder)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the recipe has another among its plugins
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run what is left to do."""
+        earlier = self.earlier
+        if earlier is None or earlier.state == "cut":
+            super()._run_subcommand(subcommand)
+        elif earlier.state == "untested":
+            rank_zero_info("%s is trained; what is left is the test", earlier.folder)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(earlier.checkpoint), verbose=False)
+        else:
+            rank_zero_info("%s is finished: nothing to do; without --run.resume a new run begins", earlier.folder)
+
+    def _earlier_run(self) -> EarlierRun | None:
+        """The run to go on with, if that was asked for."""
+        if self._wanted != "fit" or not self.run_options.resume:
+            return None
+        if self._get(self.config, "ckpt_path") is not None:
+            raise CommandError("--run.resume finds the checkpoint itself: leave out --ckpt_path, or resume without it")
+        first = rank_zero_only.rank == 0
+        earlier = find_earlier_run(self.run_options, _export_folder(self._get(self.config, "trainer")), warn=first)
+        if first and earlier is not None and earlier.state != "finished":
+            begins = "goes on" if earlier.checkpoint is not None else "begins again, without a whole checkpoint"
+            _log.info("%s %s", earlier.folder, begins)
+            self._tell_changes(earlier.folder / _config_name("fit"))
+        return earlier
+
+    def _tell_changes(self, saved: Path) -> None:
+        """Warn if the recipe is no longer the one that the run began with."""
+        if not saved.is_file():
+            return
+        now = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
+        changes = recipe_changes(yaml.safe_load(saved.read_text(encoding="utf-8")), now)
+        if changes:
+            _log.warning(
+                "the recipe is not the one that %s began with, and counts from here on: %s", saved.parent, changes
+            )
 
     def after_fit(self) -> None:
         """Test what was trained, if the recipe says so; an interrupted fit is not tested."""
@@ -133,6 +193,14 @@ class KeyeCLI(LightningCLI):
 
 def _config_name(subcommand: str) -> str:
     return "config.yaml" if subcommand == "fit" else f"{subcommand}.yaml"
+
+
+def _export_folder(trainer: Namespace) -> str | None:
+    """Where a finished fit leaves its export inside the run, if the recipe exports."""
+    for callback in trainer.get("callbacks") or ():
+        if callback.class_path.endswith("export.Export"):
+            return callback.init_args.folder
+    return None
 
 
 def _run_folder(options: RunOptions) -> Path:

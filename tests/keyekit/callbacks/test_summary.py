@@ -150,3 +150,16 @@ def test_a_foreign_file_is_not_overwritten(tmp_path):
     (tmp_path / "summary.json").write_text("[]")
     with pytest.raises(ValueError, match="instead of an object"):
         update_summary(tmp_path, {"a": 1})
+
+
+def test_what_is_completed_is_listed_and_a_new_fit_begins_without(make_trainer, model, data, summary):
+    trainer = make_trainer(RunSummary())
+    trainer.fit(model, datamodule=data)
+    assert summary()["completed"] == ["fit"]
+    for _ in range(2):
+        make_trainer(RunSummary()).test(model, datamodule=data)
+    assert summary()["completed"] == ["fit", "test"]
+    model.fails_at = 1
+    with pytest.raises(RuntimeError):
+        make_trainer(RunSummary()).fit(model, datamodule=data)
+    assert summary()["completed"] == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
+from keyekit.callbacks.summary import update_summary
 from keyekit.cli.errors import CommandError
 from keyekit.cli.lightning import run
 from keyekit.cli.main import main
@@ -146,9 +148,77 @@ def test_a_run_that_is_told_to_terminate_is_no_success(recipe, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(toy_parts.ToyTask, "training_step", step)
-    with pytest.raises(SystemExit) as caught:
-        main(["fit", str(recipe)])
+
+    def of_another_library(number, frame) -> None:
+        raise SystemExit(number)  # as Ray's, which stays when Ray has gone
+
+    before = signal.signal(signal.SIGTERM, of_another_library)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["fit", str(recipe)])
+        assert signal.getsignal(signal.SIGTERM) is of_another_library
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 143
+
+
+SAVING = """\
+base: child.yaml
+run: {resume: true, test: true}
+trainer:
+  callbacks:
+  - class_path: RunCheckpoints
+    init_args: {every_n_steps: 2}
+  - class_path: RunSummary
+"""
+
+
+def test_one_command_begins_goes_on_and_leaves_a_finished_run_alone(recipe, caplog):
+    Path("saving.yaml").write_text(SAVING)
+    words = ["saving.yaml", "--trainer.max_steps=5"]
+
+    first = run("fit", [*words, "--run.test=false", "--trainer.max_steps=4"])
+    assert first.run_folder == Path("runs/saving/1")
+    update_summary(first.run_folder, {"completed": [], "status": "running"})  # as a kill would have left it
+    assert yaml.safe_load((first.run_folder / "config.yaml").read_text())["run"]["resume"] is False
+    with caplog.at_level(logging.WARNING):
+        second = run("fit", words)
+    assert "trainer.max_steps 4 -> 5" in caplog.text
+    assert second.run_folder == first.run_folder
+    assert second.trainer.ckpt_path is None
+    assert second.trainer.callback_metrics["weight"] == pytest.approx(0.8**5)
+    third = run("fit", words)
+    assert third.run_folder == first.run_folder
+    assert not hasattr(third, "trainer")
+    assert run("fit", [*words, "--run.resume=false"]).run_folder == Path("runs/saving/2")
+
+
+def test_a_run_that_was_killed_in_its_test_is_tested_and_not_trained(recipe):
+    Path("saving.yaml").write_text(SAVING)
+    first = run("fit", ["saving.yaml"])
+    update_summary(first.run_folder, {"completed": ["fit"], "status": "running"})
+    second = run("fit", ["saving.yaml"])
+    assert second.trainer.fit_loop.epoch_progress.current.ready == 0
+    assert second.trainer.callback_metrics["weight"] == pytest.approx(0.8**2)
+
+
+def test_a_cut_checkpoint_is_passed_over(recipe, caplog):
+    Path("saving.yaml").write_text(SAVING)
+    first = run("fit", ["saving.yaml", "--trainer.max_steps=4"])
+    update_summary(first.run_folder, {"completed": [], "status": "running"})
+    cut = first.run_folder / "checkpoints/step=00000004.ckpt"
+    os.truncate(cut, cut.stat().st_size // 2)
+    with caplog.at_level(logging.WARNING):
+        second = run("fit", ["saving.yaml", "--trainer.max_steps=4"])
+    assert f"{cut} cannot be used" in caplog.text
+    assert "step=00000002.ckpt, the last whole one" in caplog.text
+    assert second.trainer.callback_metrics["weight"] == pytest.approx(0.8**4)
+    assert (first.run_folder / "checkpoints/last.ckpt").resolve().name == "step=00000004.ckpt"
+
+
+def test_a_checkpoint_and_resuming_exclude_each_other(recipe):
+    with pytest.raises(CommandError, match="leave out --ckpt_path"):
+        run("fit", [str(recipe), "--run.resume=true", "--ckpt_path=last.ckpt"])
 
 
 @pytest.mark.slow
