@@ -62,12 +62,13 @@ class RecallAtOne(torchmetrics.Metric):
 
     def compute(self) -> Tensor:
         """Recall between 0 and 1; NaN of nothing."""
+        if not sum(part.numel() for part in self.identities):
+            return torch.tensor(float("nan"), device=self.device)
+        # A list of batches on one rank, one tensor after the states of several were put together.
         images, captions, identities = (
-            torch.cat(state) if isinstance(state, list) and state else cast(Tensor, state)
+            torch.cat(state) if isinstance(state, list) else cast(Tensor, state)
             for state in (self.images, self.captions, self.identities)
         )
-        if not isinstance(identities, Tensor):  # nothing was added
-            return torch.tensor(float("nan"), device=self.device)
         names, inverse = identities.unique(return_inverse=True)
         place = torch.arange(len(identities), device=identities.device)
         first = place.new_full((len(names),), len(identities)).scatter_reduce(0, inverse, place, "amin")
