@@ -8,7 +8,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 from keyekit.batch import ContrastiveBatch, Segments, VisionBatch
 from keyekit.models.contrastive import ContrastiveModel
 from keyekit.models.weights import load_weights
-from keyekit.nn.text.siglip_text import SiglipText
+from keyekit.nn.text.tower import TextTower
 from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.nn.vision.pooling import AttentionPooling
 
@@ -104,10 +104,9 @@ def test_a_whole_siglip_checkpoint_gives_the_same_logits(tmp_path) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.05)
     reference.save_pretrained(tmp_path)
 
-    tower = SiglipText(20, 48, 2, 4, 80, 4, weights=str(tmp_path))
+    tower = TextTower(20, 48, 2, 4, 80, 4, pad_token=1)
     model = ContrastiveModel(KeyeViT(48, 2, 4, 80, PATCH, SIDE * PATCH, rope=False, interpolate=False), tower, 4, 80)
-    report = load_weights(model, tmp_path)
-    assert all(name.startswith("text_model.") for name in report.missing)  # which the tower has read itself
+    load_weights(model, tmp_path, strict=True)
 
     images, patches = images_and_patches()
     tokens = torch.randint(2, 20, (IMAGES, 4))

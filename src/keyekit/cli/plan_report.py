@@ -111,7 +111,10 @@ def _memory(plan: Plan) -> Table:
     setting, state, costs = plan.setting, plan.state, plan.costs
     columns = _activation_columns(plan)
     names = tuple(columns) or ("bytes",)
-    table = _table(f"Memory per rank: {_ranks(setting)}, {setting.precision}", "", *names)
+    ranks = f"{setting.devices} rank{'s' if setting.devices > 1 else ''}"
+    if setting.parts is None:
+        ranks += ", fully sharded" if setting.sharding == "full" else ", not sharded"
+    table = _table(f"Memory per rank: {ranks}, {setting.precision}", "", *names)
     gathers = setting.parts is not None or setting.sharding == "full"
     rows = (
         ("weights", state.weights),
@@ -147,20 +150,18 @@ def _activation_columns(plan: Plan) -> dict[str, Activations]:
     return columns
 
 
-def _ranks(setting: Setting) -> str:
-    ranks = f"{setting.devices} rank{'s' if setting.devices > 1 else ''}"
-    if setting.parts is None:
-        return f"{ranks}, {'fully sharded' if setting.sharding == 'full' else 'not sharded'}"
-    spread = [
-        f"{part} {'on each' if placement.shards == 1 else f'over {placement.shards or setting.devices}'}"
-        for part, placement in setting.parts.items()
+def _spread(setting: Setting) -> str:
+    """How the parts are spread, in words."""
+    parts = [
+        f"{part} {'on each rank' if placement.shards == 1 else f'over {placement.shards or setting.devices} ranks'}"
+        for part, placement in (setting.parts or {}).items()
     ]
     groups = [
         f"{number} ranks share {what}"
         for number, what in ((setting.sequence_ranks, "a pack"), (setting.expert_ranks, "the experts"))
         if number > 1
     ]
-    return ", ".join([ranks, *spread, *groups])
+    return "; ".join([", ".join(parts), *groups])
 
 
 def _bytes(number: float) -> str:
@@ -184,6 +185,8 @@ def _caches(plan: Plan, costs: Costs) -> Table:
 
 def _notes(plan: Plan) -> list[str]:
     setting, notes = plan.setting, list(plan.notes)
+    if setting.parts is not None:
+        notes.append(_spread(setting))
     if plan.host:
         notes.append(f"offloaded: {_bytes(plan.host)} of every rank lie in its host's memory")
     if plan.costs is None:

@@ -95,8 +95,9 @@ class _PairwiseSigmoid(torch.autograd.Function):
         by_image, by_visiting = torch.zeros_like(own), torch.zeros_like(visiting)
         sums = own.new_zeros(3)  # of the loss, and of its derivatives by scale and bias
         for step in range(1 if ring is None else ring.size):
-            last = ring is None or step == ring.size - 1
-            following = None if last else ring.start(visiting, visitors)  # travels while this block is computed
+            following = None
+            if ring is not None and step < ring.size - 1:
+                following = ring.start(visiting, visitors)  # travels while this block is computed
             for part in torch.arange(len(own), device=own.device).split(rows):
                 products = own[part] @ visiting.T
                 signs = (identities[part, None] == visitors[None]).to(kind) * 2 - 1

@@ -1,7 +1,10 @@
-"""A bidirectional text encoder over packed captions."""
+"""SigLIP's text transformer, with or without its padding."""
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
 from keyekit.batch import Segments
@@ -12,9 +15,11 @@ __all__ = ["TextTower"]
 
 
 class TextTower(TextEncoder):
-    """SigLIP's text transformer without padding; the last token of a caption is its embedding.
+    """SigLIP's text transformer, under the tensor names of its checkpoints; Keye's vision tower is trained against it.
 
-    SigLIP itself pads every caption to its longest length and attends to the padding; ``SiglipText`` does so.
+    SigLIP pads every caption to ``max_tokens``, lets the padding take part in attention and takes the last position as the
+    caption's embedding; ``pad_token`` does the same, for its released weights. Without, captions stay packed, and a caption's
+    last token is its embedding. The defaults are so400m's size (Keye-VL 8B sheet 4.2).
 
     Args:
         vocab_size: Rows of the embedding.
@@ -23,6 +28,7 @@ class TextTower(TextEncoder):
         num_heads: Attention heads.
         hidden_dim: Inner width of the perceptrons.
         max_tokens: Longest caption.
+        pad_token: Token that pads captions; 1 for SigLIP's own tokenizer, where it also ends a caption. ``None`` does not pad.
     """
 
     def __init__(
@@ -33,20 +39,31 @@ class TextTower(TextEncoder):
         num_heads: int = 16,
         hidden_dim: int = 4304,
         max_tokens: int = 64,
+        pad_token: int | None = None,
     ) -> None:
         super().__init__(dim, max_tokens)
-        self.token_embedding = nn.Embedding(vocab_size, dim)
-        self.position_embedding = nn.Embedding(max_tokens, dim)
-        self.layers = nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim) for _ in range(num_layers))
+        self.pad_token = pad_token
+        tables = {"token_embedding": nn.Embedding(vocab_size, dim), "position_embedding": nn.Embedding(max_tokens, dim)}
+        self.embeddings = nn.ModuleDict(tables)  # SigLIP's names, here and below
+        blocks = nn.ModuleList(EncoderBlock(dim, num_heads, hidden_dim) for _ in range(num_layers))
+        self.encoder = nn.ModuleDict({"layers": blocks})
         self.final_layer_norm = nn.LayerNorm(dim, 1e-6)
         self.head = nn.Linear(dim, dim)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        for table in tables.values():
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, tokens: Tensor, segments: Segments) -> Tensor:
         """Encode packed captions ``[T]`` to ``[number of captions, dim]``; see :class:`TextEncoder`."""
-        _, position = self.positions(segments)
-        hidden = self.token_embedding(tokens) + self.position_embedding(position)
-        for layer in self.layers:
+        caption, position = self.positions(segments)
+        if self.pad_token is not None:
+            padded = tokens.new_full((len(segments), self.max_tokens), self.pad_token)
+            padded[caption, position] = tokens
+            tokens, position = (
+                padded.flatten(),
+                torch.arange(self.max_tokens, device=tokens.device).repeat(len(segments)),
+            )
+            segments = Segments.of([self.max_tokens] * len(segments), device=tokens.device)
+        hidden = self.embeddings["token_embedding"](tokens) + self.embeddings["position_embedding"](position)
+        for layer in cast(nn.ModuleList, self.encoder["layers"]):
             hidden = layer(hidden, segments)
         return self.head(self.final_layer_norm(hidden[segments.offsets.long()[1:] - 1]))
