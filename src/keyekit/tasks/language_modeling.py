@@ -23,6 +23,7 @@ from keyekit.objectives.router_balance import (
     sequence_balance_loss,
 )
 from keyekit.optim.groups import ParameterGroup
+from keyekit.optim.optimizers import Optimizer
 from keyekit.optim.schedules import Schedule
 from keyekit.tasks.base import Task
 
@@ -38,9 +39,9 @@ class LanguageModeling(Task):
     Args:
         network: The model to train.
         objective: The summed loss over labelled positions.
-        learning_rate: Peak learning rate of AdamW.
+        learning_rate: Peak learning rate.
         weight_decay: Decay of matrices.
-        betas: AdamW's averaging factors.
+        betas: AdamW's averaging factors, where no optimizer is named.
         groups: Learning rates, decay and freezing by name pattern; the first match decides.
         schedule: Learning-rate schedule; warm-up and cosine by default.
         router_balance: Factor on the routers' balance loss; routers that balance themselves (``SigmoidBias``) have none.
@@ -48,6 +49,7 @@ class LanguageModeling(Task):
         router_sequence_balance: Factor on the balance loss of each sequence by itself, for any router with probabilities.
         max_new_tokens: Longest generated answer.
         init_from: Folder with weights to start from, such as a contrastive run's ``export``.
+        optimizer: How gradients become steps; AdamW by default, Muon by its name.
     """
 
     network: VisionLanguageModel
@@ -66,8 +68,9 @@ class LanguageModeling(Task):
         router_sequence_balance: float = 0.0,
         max_new_tokens: int = 32,
         init_from: str | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
-        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from)
+        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from, optimizer)
         self.objective = objective or CrossEntropy()
         self.router_balance = router_balance
         self.router_z = router_z
@@ -90,19 +93,31 @@ class LanguageModeling(Task):
             )
         super().setup(stage)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Take this rank's part of a training pack, on the host: all of it, unless packs are divided among ranks."""
+        return self.network.divide(batch) if self.trainer.training else batch
+
+    def global_targets(self, num_targets: int) -> Tensor | float:
+        """Targets of a step; see :class:`Task`."""
+        targets = super().global_targets(num_targets)
+        # Packs that were read ahead are whole: all ranks that divide one count all its targets.
+        return targets if self._ahead is None else targets / self._ranks_of_a_pack
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one pack."""
+        """Loss of one pack; of a pack that is divided, this rank's share, on the scale of a whole one."""
         output = self.network(batch)
         summed = self.objective(output.hidden, self.network.decoder.lm_head.weight, batch.labels, batch.num_targets)
         prediction = summed / self.global_targets(batch.num_targets)
-        loss = prediction + sum(output.losses.values(), start=prediction.new_zeros(()))
+        others = sum(output.losses.values(), start=prediction.new_zeros(()))
         values = {"train/prediction_loss": prediction.detach()} | {
             f"train/{name}": v for name, v in output.meters.items()
         }
         if output.routing:
             self._remember_load(output)
             routers, router_values = self._router_losses(output)
-            loss, values = loss + routers, values | router_values
+            others, values = others + routers, values | router_values
+        # Gradients are averaged over ranks: shares that add up to a pack's loss would count too little.
+        loss = prediction + others * self._ranks_of_a_pack
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
         self.log_dict(values, batch_size=batch.num_targets or 1)
         return loss
@@ -142,6 +157,11 @@ class LanguageModeling(Task):
         texts = (tokenizer.decode(list(answer.answer)) for answer in answers)
         return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
 
+    @property
+    def _ranks_of_a_pack(self) -> int:
+        """Ranks that divide each training pack among them."""
+        return self.network.decoder.exchange.ranks
+
     def _router_losses(self, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the routers' losses, and what to log of them."""
         balance = balance_loss(output.routing)
@@ -158,6 +178,7 @@ class LanguageModeling(Task):
 
     def _remember_load(self, output: DecoderOutput) -> None:
         """Add up the experts' visits until the next optimizer step."""
-        counts = [layer.counts.detach().clone() for layer in output.routing]
+        # All ranks that divide a pack know the visits of the whole pack, and are added up later.
+        counts = [layer.counts.detach() / self._ranks_of_a_pack for layer in output.routing]
         held = self._expert_load or [torch.zeros_like(count) for count in counts]
         self._expert_load = [before + count for before, count in zip(held, counts, strict=True)]

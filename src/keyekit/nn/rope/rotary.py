@@ -88,7 +88,7 @@ class Rotary:
 
 
 def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate the two halves of the last axis against each other, in float32.
+    """Rotate the two halves of the last axis against each other, in float32 or wider.
 
     Args:
         x: ``[..., width]``.
@@ -98,6 +98,6 @@ def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     Returns:
         Rotated ``x`` in its own dtype.
     """
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     first, second = wide.chunk(2, dim=-1)
     return (wide * cosine + torch.cat([-second, first], dim=-1) * sine).to(x.dtype)
