@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import lightning
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 __all__ = ["StopOnSignal"]
@@ -20,7 +21,8 @@ _log = logging.getLogger(__name__)
 class StopOnSignal(lightning.Callback):
     """Let a fit end after its step when the process gets SIGTERM, SIGUSR1 or Ctrl-C.
 
-    The step under way is finished, :class:`~keyekit.callbacks.RunCheckpoints` saves, and the process ends with status 143.
+    The step under way is finished, :class:`~keyekit.callbacks.RunCheckpoints` saves, and the process ends with status 128 +
+    the number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (which SLURM sends before time is up), 130 after Ctrl-C.
     A second signal ends it at once. A signal to one rank counts for all of them, so that nobody waits for a rank that has
     gone: they agree at every step, where Lightning makes them wait for each other anyway. Handlers that were there before,
     such as that of Ray, which would raise in the middle of a step, are set aside until the fit is over. A signal in a
@@ -55,7 +57,9 @@ class StopOnSignal(lightning.Callback):
         self._restore()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Give signals back."""
+        """Give signals back, and let the process end with the status that tells which signal it was."""
+        if isinstance(exception, SIGTERMException):
+            exception.code = 128 + (self._received or signal.SIGTERM)
         self._restore()
 
     def _note(self, number: int, frame: Any) -> None:

@@ -253,13 +253,14 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
 
     Raises:
         CommandError: If the arguments or the recipe do not describe a run.
-        SystemExit: With 143 if the process was asked to terminate; Lightning's own exception would pass for success.
+        SystemExit: With 128 + the number of the signal if the process was told to stop; Lightning's own exception would pass
+            for success.
     """
     command_line = prepare(arguments)
     try:
         return KeyeCLI(subcommand, command_line)
     except SIGTERMException as error:
-        raise SystemExit(128 + signal.SIGTERM) from error
+        raise SystemExit(error.code or 128 + signal.SIGTERM) from error
     except CheckpointError as error:
         raise CommandError(str(error)) from error
     except FileNotFoundError as error:

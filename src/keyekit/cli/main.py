@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from keyekit.cli.errors import CommandError
+from keyekit.cli.pipeline.orphans import end_with_parent
 from keyekit.data.errors import BadData
 from keyekit.recipes import RecipeError
 from keyekit.registry import PartError, closest
@@ -24,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("keyekit.cli.chat:main", "ask a run, a checkpoint or a preset about a video"),
     "convert": ("keyekit.cli.convert:main", "checkpoint folders between Hugging Face's and torch.distributed's form"),
     "merge": ("keyekit.cli.merge:main", "one model out of several: keyekit merge DST SRC SRC [--weights 1,2]"),
+    "pipeline": (
+        "keyekit.cli.pipeline.main:main",
+        "run the stages of a file, or go on where they were cut, and say what each moved",
+    ),
     "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),
     "describe": ("keyekit.cli.describe:main", "arguments, defaults, paper and file of a part"),
     "plan": (
@@ -81,4 +86,5 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

@@ -36,8 +36,9 @@ def test_the_step_is_finished_and_handlers_come_back(make_trainer, model, data, 
     before = signal.getsignal(number)
     send = Send(number)
     trainer = make_trainer(StopOnSignal(), send)
-    with pytest.raises(SIGTERMException):
+    with pytest.raises(SIGTERMException) as caught:
         trainer.fit(model, datamodule=data)
+    assert caught.value.code == 128 + number
     assert send.ended == trainer.global_step == 2
     assert signal.getsignal(number) is before
 
