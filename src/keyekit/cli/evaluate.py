@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a --help must not wait for torch
 __all__ = ["main"]
 
 _BENCHMARK = "--benchmark"
+_CACHE = Path("data/cache/evaluation")
+"""Apart from the cache that training fills: what an evaluation no longer needs makes room here."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +45,12 @@ def main(arguments: Sequence[str]) -> int:
     benchmark = _benchmark(chosen)
     if options.limit is not None and options.limit < 1:
         raise CommandError(f"--limit={options.limit}: ask at least one question, or leave it out")
+    if not options.cache_gib > 0:
+        raise CommandError(f"--cache-gib={options.cache_gib:g}: decoded media need some room")
+    if options.decode_workers < 0:
+        raise CommandError(
+            f"--decode-workers={options.decode_workers}: 0 decodes each question's media when it is asked"
+        )
     options.max_new_tokens = benchmark.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
     sampler = sampler_of(options)
     benchmark.samples()  # a mistake in its folder should not wait for the model
@@ -56,14 +64,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace, benchmark: Benchmark, assistant: Assistant, sampler: Sampler) -> None:
     from keyekit.cli.evaluate_table import print_table
+    from keyekit.data.cache import MediaCache
+    from keyekit.data.encode import SampleEncoder
     from keyekit.evaluation.answer_log import LogError
     from keyekit.evaluation.answering import NetworkAnswerer
     from keyekit.evaluation.evaluate import LOG_NAME, RESULTS_NAME, evaluate
 
     device = _device(options.device)
+    cache = MediaCache(options.cache, assistant.encoder.cache.reader, int(options.cache_gib * 2**30))
     answerer = NetworkAnswerer(
         network=assistant.network.to(device),
-        encoder=assistant.encoder,
+        encoder=SampleEncoder(assistant.tokenizer, assistant.encoder.template, cache),
         decode=assistant.decode,
         stop_tokens=assistant.stop_tokens,
         max_new_tokens=options.max_new_tokens,
@@ -72,6 +83,7 @@ def _run(options: argparse.Namespace, benchmark: Benchmark, assistant: Assistant
         stop_strings=tuple(options.stop),
         device=device,
         identity=_identity(options.source),
+        decode_workers=options.decode_workers,
     )
     folder = options.output or _default_output(options.source, type(benchmark).__name__, options.blind)
     try:
@@ -173,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="ask only the first so many questions")
     parser.add_argument("--blind", action="store_true", help="ask without pictures: a baseline that must be at chance")
     parser.add_argument("--mode", choices=("auto", "think", "no_think"), help="how to answer; the model's own way")
+    parser.add_argument("--decode-workers", type=int, default=2, help="processes that decode ahead of answering; 2")
+    parser.add_argument("--cache", type=Path, default=_CACHE, help=f"folder of decoded media; {_CACHE}")
+    parser.add_argument("--cache-gib", type=float, default=20.0, help="most room of that folder in GiB; 20")
     parser.add_argument("--batch-tokens", type=int, default=8192, help="most tokens of prompts that are read together")
     parser.add_argument(
         "--device", default="auto", help="where the model runs, such as cuda:1; auto takes a GPU if there is one"

@@ -6,7 +6,8 @@ Pure functions of costs. Every rank computes the same division and takes its own
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,12 +16,21 @@ from keyekit.data.packer import PackBudget
 
 __all__ = ["balance", "balance_packs", "imbalance"]
 
+Name = TypeVar("Name", bound=Hashable)
+Wanted = TypeVar("Wanted", contravariant=True)
+
+
+class _Sizes(Protocol[Wanted]):
+    """Measures by name: a list, for numbers, or a mapping."""
+
+    def __getitem__(self, name: Wanted, /) -> SampleSize: ...
+
 
 def balance(costs: Sequence[float], ranks: int, exchanges: int = 64) -> list[list[int]]:
     """Largest first to the least loaded rank (Keye-VL 8B sheet 6), the lower number among equals.
 
-    Where the cheapest samples are not cheap, that leaves a few percent. So the busiest rank then gives samples away, or
-    exchanges them for cheaper ones, as long as that helps.
+    Where the cheapest samples are not cheap, that leaves a few percent. So the busiest rank then gives a sample or two away,
+    or exchanges them for cheaper ones, as long as that helps.
 
     Args:
         costs: Estimated cost of every sample of a global step.
@@ -66,17 +76,17 @@ def imbalance(costs: Sequence[float], shares: Sequence[Sequence[int]]) -> float:
 
 
 def balance_packs(
-    packs: Sequence[Sequence[int]], sizes: Sequence[SampleSize], budget: PackBudget, exchanges: int = 64
-) -> list[list[int]]:
+    packs: Sequence[Sequence[Name]], sizes: _Sizes[Name], budget: PackBudget, exchanges: int = 64
+) -> list[list[Name]]:
     """The samples of full packs, one pack a rank, exchanged until their operations are alike.
 
-    Packs that are full leave no room for :func:`balance`. So samples of the dearest pack are moved to others, or exchanged
-    for cheaper ones, as long as the dearest of the two becomes cheaper and both stay within the budget. Pack numbers, and
+    Packs that are full leave no room for :func:`balance`. So the dearest pack exchanges a sample or two for some of the
+    cheapest that agrees, as long as the dearest of the two becomes cheaper and both stay within the budget. Pack numbers, and
     which samples the step has, stay as they are: what was read of an epoch does not depend on the number of ranks.
 
     Args:
-        packs: Sample numbers of the packs of a step.
-        sizes: Measures of all samples.
+        packs: Samples of the packs of a step, by numbers or other names; packs may be empty.
+        sizes: Measures of these samples.
         budget: What a pack may hold.
         exchanges: Exchanges at most.
 
@@ -90,39 +100,71 @@ def balance_packs(
     return balanced
 
 
-_Needs = Mapping[int, np.ndarray] | np.ndarray
+_Needs = Mapping[Any, np.ndarray] | np.ndarray
 _FLOPS = -1  # column of the measures
+_CLOSE = 1e-3
+"""By what share of the mean the dearest pack may exceed it when exchanging ends: less is no faster."""
+_PAIRS_UP_TO = 16
+"""Samples of a pack up to which two at a time are exchanged as well. Larger packs have enough singles to choose from."""
 
 
-def _even_out(packs: list[list[int]], needs: _Needs, limit: np.ndarray, exchanges: int) -> None:
+class _Bundles(NamedTuple):
+    """What a pack can give away at once: nothing, a sample, or two.
+
+    Args:
+        places: Places in the pack of each bundle.
+        sums: ``[bundles, measures]``.
+    """
+
+    places: list[tuple[int, ...]]
+    sums: np.ndarray
+
+    @classmethod
+    def of(cls, pack: Sequence[Any], needs: _Needs, measures: int) -> _Bundles:
+        """All bundles of a pack."""
+        rows = np.stack([needs[name] for name in pack]) if pack else np.zeros((0, measures))
+        first, second = np.triu_indices(len(pack) if len(pack) <= _PAIRS_UP_TO else 0, 1)
+        sums = np.vstack([np.zeros((1, measures)), rows, rows[first] + rows[second]])
+        singles = [(place,) for place in range(len(pack))]
+        return cls([(), *singles, *zip(first.tolist(), second.tolist(), strict=True)], sums)
+
+
+def _even_out(packs: list[list[Any]], needs: _Needs, limit: np.ndarray, exchanges: int) -> None:
     """Exchange samples, in place, until the dearest pack cannot be made cheaper by one exchange more."""
+    bundles = [_Bundles.of(pack, needs, len(limit)) for pack in packs]
+    totals = np.array([found.sums[1 : 1 + len(pack)].sum(axis=0) for found, pack in zip(bundles, packs, strict=True)])
     for _ in range(exchanges if len(packs) > 1 and any(packs) else 0):
-        if not _relieve(packs, needs, limit):
+        changed = _relieve(packs, bundles, totals, limit)
+        if changed is None:
             break
+        for rank in changed:
+            bundles[rank] = _Bundles.of(packs[rank], needs, len(limit))
+            totals[rank] = bundles[rank].sums[1 : 1 + len(packs[rank])].sum(axis=0)
 
 
-def _relieve(packs: list[list[int]], needs: _Needs, limit: np.ndarray) -> bool:
-    """Make the dearest pack cheaper by the best single exchange; whether there was one."""
-    rows = [np.stack([needs[index] for index in pack]) if pack else np.zeros((0, len(limit))) for pack in packs]
-    totals = [row.sum(axis=0) for row in rows]
-    dearest = max(range(len(packs)), key=lambda rank: totals[rank][_FLOPS])
-    best, choice = totals[dearest][_FLOPS] * (1 - 1e-9), None  # less than rounding is no gain
-    for rank in range(len(packs)):
-        if rank == dearest:
-            continue
-        # [given, taken, measures]: every sample of the dearest pack against nothing and every sample of the other.
-        passed = rows[dearest][:, None] - np.vstack([np.zeros_like(limit), rows[rank]])
+def _relieve(
+    packs: list[list[Any]], bundles: list[_Bundles], totals: np.ndarray, limit: np.ndarray
+) -> tuple[int, int] | None:
+    """Make the dearest pack cheaper by an exchange with the cheapest that there is one with; returns the two."""
+    loads = totals[:, _FLOPS]
+    dearest = int(loads.argmax())
+    if loads[dearest] <= loads.mean() * (1 + _CLOSE):
+        return None
+    for rank in np.argsort(loads, kind="stable").tolist():
+        if rank == dearest or loads[rank] >= loads[dearest]:
+            break
+        passed = bundles[dearest].sums[:, None] - bundles[rank].sums  # [given, taken, measures]
         giver, receiver = totals[dearest] - passed, totals[rank] + passed
         allowed = ((giver <= limit) & (receiver <= limit)).all(axis=2)
         peaks = np.where(allowed, np.maximum(giver, receiver)[..., _FLOPS], np.inf)
         given, taken = np.unravel_index(peaks.argmin(), peaks.shape)
-        if peaks[given, taken] < best:
-            best, choice = peaks[given, taken], (rank, int(given), int(taken) - 1)
-    if choice is None:
-        return False
-    rank, given, taken = choice
-    leaving = packs[dearest].pop(given)
-    if taken >= 0:
-        packs[dearest].append(packs[rank].pop(taken))
-    packs[rank].append(leaving)
-    return True
+        if peaks[given, taken] < loads[dearest] * (1 - 1e-9):  # less than rounding is no gain
+            leaving = _taken_out(packs[dearest], bundles[dearest].places[given])
+            packs[dearest] += _taken_out(packs[rank], bundles[rank].places[taken])
+            packs[rank] += leaving
+            return dearest, rank
+    return None
+
+
+def _taken_out(pack: list[Any], places: tuple[int, ...]) -> list[Any]:
+    return [pack.pop(place) for place in reversed(places)]

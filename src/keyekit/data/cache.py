@@ -118,6 +118,15 @@ class MediaCache:
                 progress(done, len(wanted))
         return failures
 
+    def holds(self, key: str) -> bool:
+        """Whether a medium is stored with its pixels; it counts as used now, so that it stays until it is loaded."""
+        path = self._path(key)
+        if not has_pixels(path):
+            return False
+        if self.max_bytes is not None:
+            os.utime(path)
+        return True
+
     def ensure(self, item: ContentItem) -> BadData | None:
         """Have a medium stored with its pixels; returns what is wrong with it instead of raising it."""
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from keyekit.batch import IGNORED_LABEL
@@ -38,6 +39,12 @@ class SampleSize:
     def measures(self) -> tuple[float, float, float]:
         """Tokens, patches and operations."""
         return self.tokens, self.patches, self.flops
+
+    @classmethod
+    def of(cls, measures: np.ndarray) -> SampleSize:
+        """From ``[3]``: tokens, patches and operations."""
+        tokens, patches, flops = measures.tolist()
+        return cls(tokens=int(tokens), patches=int(patches), flops=flops)
 
     def __add__(self, other: SampleSize) -> SampleSize:
         return SampleSize(

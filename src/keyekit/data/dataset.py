@@ -9,11 +9,17 @@ from typing import Literal
 
 import numpy as np
 
+from keyekit.data.cost import SampleCost, SampleSize
 from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.long_samples import LongPolicy, fitted
+from keyekit.data.packer import PackBudget
 from keyekit.data.sample import Sample
 
-__all__ = ["ConversationDataset"]
+__all__ = ["ConversationDataset", "Eyes"]
+
+Eyes = Literal["open", "blank", "swapped"]
+"""What samples see: their own pictures, grey ones, or those of another sample."""
 
 _GREY = 128
 
@@ -25,8 +31,10 @@ class ConversationDataset:
         samples: Conversations.
         encoder: Encodes them.
         policy: What a sample that cannot be used does.
-        max_tokens: Longest sample; longer ones are bad data.
+        max_tokens: Tokens that a pack holds, or a whole budget.
         with_answer: Whether answers are part of the sequences.
+        cost: Measures encoded samples; tokens and patches alone by default.
+        long_samples: What happens to a sample that no pack can hold.
     """
 
     def __init__(
@@ -34,17 +42,19 @@ class ConversationDataset:
         samples: Sequence[Sample],
         encoder: SampleEncoder,
         policy: ErrorPolicy,
-        max_tokens: int,
+        max_tokens: int | PackBudget,
         with_answer: bool = True,
+        cost: SampleCost | None = None,
+        long_samples: LongPolicy = "refuse",
     ) -> None:
+        budget = max_tokens if isinstance(max_tokens, PackBudget) else PackBudget(tokens=max_tokens)
         self.encoder = encoder
+        self.cost = cost or SampleCost(patch_size=encoder.cache.reader.geometry.patch_size)
         self._swaps: list[int | None] | None = None
         self.encoded: list[EncodedSample] = []
         for sample in samples:
             try:
-                encoded = encoder.encode(sample, with_answer)
-                if len(encoded) > max_tokens:
-                    raise BadData("too_long", f"{sample.id} has {len(encoded)} tokens, a pack holds {max_tokens}")
+                encoded = fitted(encoder.encode(sample, with_answer), self.cost, budget, long_samples)
             except BadData as error:
                 policy.handle(error)
                 continue
@@ -55,6 +65,11 @@ class ConversationDataset:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    @property
+    def sizes(self) -> list[SampleSize]:
+        """Measures of the samples."""
+        return [self.cost.of(encoded) for encoded in self.encoded]
+
     def spread(self, count: int) -> ConversationDataset:
         """A dataset of at most ``count`` of these samples, evenly spread."""
         chosen = copy(self)
@@ -63,7 +78,7 @@ class ConversationDataset:
         chosen.encoded = [self.encoded[int(place * step)] for place in range(min(count, len(self)))]
         return chosen
 
-    def pictures(self, index: int, eyes: Literal["open", "blank", "swapped"] = "open") -> list[np.ndarray]:
+    def pictures(self, index: int, eyes: Eyes = "open") -> list[np.ndarray]:
         """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each run of frames of one size.
 
         Args:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from itertools import chain
+from typing import TypeVar
 
 from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
@@ -12,7 +14,9 @@ from keyekit.data.media import Frames
 from keyekit.data.processes import WorkerPool
 from keyekit.data.sample import ContentItem
 
-__all__ = ["DecodePool"]
+__all__ = ["DecodePool", "decoded_ahead"]
+
+Group = TypeVar("Group")
 
 
 class DecodePool:
@@ -63,14 +67,54 @@ class DecodePool:
                 waiting.append(item)
                 yield item
 
+        for problem in self._ensured(noted(), ahead):
+            item = waiting.popleft()
+            yield self._load(item) if problem is None else problem
+
+    def groups(
+        self, groups: Iterable[Group], media: Callable[[Group], Iterable[ContentItem]], ahead: int | None = None
+    ) -> Iterator[Group]:
+        """Groups of media, such as packs, in order, each as soon as its media are in the cache; nothing is loaded.
+
+        What cannot be decoded holds nothing up: whoever reads it is told why.
+
+        Args:
+            groups: Read as they are needed.
+            media: The media of a group; those that are in the cache, or on their way there, are not decoded again.
+            ahead: Media, or groups without any to decode, that may be under way; four per process by default.
+        """
+        planned: deque[tuple[Group, int]] = deque()
+        order: deque[str] = deque()
+        coming: set[str] = set()
+
+        def missing() -> Iterator[ContentItem | None]:
+            for group in groups:
+                wanted = {key: item for key, item in _missing(self.cache, media(group)).items() if key not in coming}
+                coming.update(wanted)
+                planned.append((group, max(len(wanted), 1)))
+                order.extend(wanted or [""])
+                yield from wanted.values() or [None]  # a group without media takes its turn, too
+
+        done = 0
+        for _ in self._ensured(missing(), ahead):
+            coming.discard(order.popleft())
+            done += 1
+            if done == planned[0][1]:
+                done = 0
+                yield planned.popleft()[0]
+
+    def _ensured(self, items: Iterable[ContentItem | None], ahead: int | None) -> Iterator[BadData | None]:
+        """Have media stored; for each in order what is wrong with it."""
+        waiting: deque[ContentItem | None] = deque()
+
+        def noted() -> Iterator[ContentItem | None]:
+            for item in items:
+                waiting.append(item)
+                yield item
+
         for outcome in self._pool.map(noted(), ahead):
             item = waiting.popleft()
-            if outcome.died:
-                yield self.cache.give_up(item, outcome.died)
-            elif outcome.result is not None:
-                yield outcome.result
-            else:
-                yield self._load(item)
+            yield self.cache.give_up(item, outcome.died) if outcome.died and item else outcome.result
 
     def _load(self, item: ContentItem) -> Frames | BadData:
         try:
@@ -79,5 +123,36 @@ class DecodePool:
             return error
 
 
-def _ensure(cache: MediaCache, item: ContentItem) -> BadData | None:
-    return cache.ensure(item)
+def decoded_ahead(
+    groups: Iterable[Group],
+    media: Callable[[Group], Iterable[ContentItem]],
+    cache: MediaCache,
+    workers: int,
+    ahead: int | None = None,
+) -> Generator[Group, None, None]:
+    """:meth:`DecodePool.groups` by processes that start when something has to be decoded, and end with the last group.
+
+    Args:
+        groups: Read as they are needed.
+        media: The media of a group.
+        cache: Where decoded media are put, and how they are read. One with a limit has to have room for what is ahead.
+        workers: Processes; 0 decodes nothing ahead, so that whoever reads a medium decodes it.
+        ahead: Media that may be under way; four per process by default.
+    """
+    stream = iter(groups)
+    for group in stream:
+        if workers and _missing(cache, media(group)):
+            with DecodePool(cache, workers) as pool:
+                yield from pool.groups(chain([group], stream), media, ahead)
+            return
+        yield group
+
+
+def _missing(cache: MediaCache, items: Iterable[ContentItem]) -> dict[str, ContentItem]:
+    """Media that are not in the cache, by key."""
+    keyed = {cache.reader.key(item): item for item in items}
+    return {key: item for key, item in keyed.items() if not cache.holds(key)}
+
+
+def _ensure(cache: MediaCache, item: ContentItem | None) -> BadData | None:
+    return None if item is None else cache.ensure(item)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 from keyekit.batch import Batch
-from keyekit.data.dataset import ConversationDataset
+from keyekit.data.balance import balance_packs
+from keyekit.data.dataset import ConversationDataset, Eyes
+from keyekit.data.decode_pool import decoded_ahead
+from keyekit.data.packer import PackBudget
 from keyekit.data.packing import collate, plan_packs
+from keyekit.data.sample import ContentItem
 
 __all__ = ["PackLoader", "StatefulLoader", "rank_and_world"]
 
@@ -26,10 +30,12 @@ class StatefulLoader:
     Args:
         shuffle: Whether epochs differ. An epoch that was left early goes on when it is iterated again if they do (Lightning
             ends epochs early with ``limit_train_batches``); otherwise every iteration begins at the start.
+        sharing: Consecutive ranks that take the same batches, as sequence parallelism wants.
     """
 
-    def __init__(self, shuffle: bool = True) -> None:
+    def __init__(self, shuffle: bool = True, sharing: int = 1) -> None:
         self.shuffle = shuffle
+        self.sharing = sharing
         self._epoch = 0
         self._position = 0
         self._resumed = False
@@ -46,19 +52,23 @@ class StatefulLoader:
         """Make one batch."""
         raise TypeError(f"{type(self).__name__} must define batch()")
 
+    def prepared(self, epoch: int, positions: Iterable[int]) -> Iterator[int]:
+        """Positions whose batches can be made, in order; a sub-class may prepare those that follow meanwhile."""
+        yield from positions
+
     def __iter__(self) -> Iterator[Any]:
         if self._position >= len(self):
             self._epoch, self._position = self._epoch + 1, 0
         elif not self.shuffle and not self._resumed:
             self._position = 0
         self._resumed = False
-        while self._position < len(self):
-            self._position += 1
-            yield self.batch(self._epoch, self._position - 1)
+        for position in self.prepared(self._epoch, range(self._position, len(self))):
+            self._position = position + 1
+            yield self.batch(self._epoch, position)
 
     def state_dict(self) -> dict[str, int]:
         """Epoch, batches handed out in it to each rank, number of ranks, and batches of an epoch over all ranks."""
-        ranks = rank_and_world()[1]
+        ranks = rank_and_world(self.sharing)[1]
         return {"epoch": self._epoch, "position": self._position, "ranks": ranks, "batches": self.num_batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -74,57 +84,72 @@ class StatefulLoader:
                 "run from the exported weights"
             )
         self._epoch = state["epoch"]
-        self._position = state["position"] * state["ranks"] // rank_and_world()[1]
+        self._position = state["position"] * state["ranks"] // rank_and_world(self.sharing)[1]
         self._resumed = True
 
 
-def rank_and_world() -> tuple[int, int]:
-    """Number of this process and of all processes that train together."""
+def rank_and_world(sharing: int = 1) -> tuple[int, int]:
+    """Number of this process and of all processes that train together.
+
+    Args:
+        sharing: Consecutive processes that count as one.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return torch.distributed.get_rank() // sharing, torch.distributed.get_world_size() // sharing
     return 0, 1
 
 
 class PackLoader(StatefulLoader):
     """Packs of a dataset, in an order that follows from seed and epoch alone.
 
-    The plan divides *lengths* among packs and is made once, so every epoch has the same number of packs; which samples of
-    equal length go where, and the order of the packs, change with every epoch. Under several ranks pack ``i`` goes to rank
+    The plan divides *sizes* among packs and is made once, so every epoch has the same number of packs; which samples of
+    equal size go where, and the order of the packs, change with every epoch. Under several ranks pack ``i`` goes to rank
     ``i % ranks``, and all ranks have equally many: when the order is shuffled, packs from its start are repeated to fill up
     the last round; when it is not (evaluation), the packs with most samples are divided until the rounds are full, so that
     every sample comes exactly once (packs are repeated only where there are fewer samples than ranks).
 
+    Where the dataset's cost knows operations, the packs of a round exchange samples until ranks have equally much to do
+    (:func:`~keyekit.data.balance.balance_packs`); which samples a round has stays as it is.
+
     Args:
         dataset: Encoded samples.
-        budget: Tokens of a pack.
+        budget: Tokens of a pack, or all that it may hold.
         seed: Seed of plan and order.
         shuffle: Whether order and members change with the epoch.
         eyes: What the samples see; see :meth:`ConversationDataset.pictures`.
+        decode_workers: Processes that decode media of packs to come that are not in the cache; 0 decodes in place.
+        alone: Whether a sample that exceeds the budget becomes a pack of its own; otherwise it is an error.
+        sharing: Consecutive ranks that take the same packs.
     """
 
     def __init__(
         self,
         dataset: ConversationDataset,
-        budget: int,
+        budget: int | PackBudget,
         seed: int = 0,
         shuffle: bool = True,
-        eyes: Literal["open", "blank", "swapped"] = "open",
+        eyes: Eyes = "open",
+        decode_workers: int = 0,
+        alone: bool = False,
+        sharing: int = 1,
     ) -> None:
-        super().__init__(shuffle)
+        super().__init__(shuffle, sharing)
         self.dataset = dataset
-        self.budget = budget
+        self.budget = budget if isinstance(budget, PackBudget) else PackBudget(tokens=budget)
         self.seed = seed
-        self.eyes: Literal["open", "blank", "swapped"] = eyes
+        self.eyes: Eyes = eyes
+        self.decode_workers = decode_workers
         self.patch_size = dataset.encoder.cache.reader.geometry.patch_size
-        lengths = [len(sample) for sample in dataset.encoded]
-        self._plan = plan_packs(lengths, budget, seed)
-        self._alike: dict[int, list[int]] = defaultdict(list)
-        for index, length in enumerate(lengths):
-            self._alike[length].append(index)
+        self.alone = alone
+        self._sizes = dataset.sizes
+        self._plan = plan_packs(self._sizes, self.budget, seed, alone=alone)
+        self._alike: dict[tuple[float, ...], list[int]] = defaultdict(list)
+        for index, size in enumerate(self._sizes):
+            self._alike[self.budget.limited(size)].append(index)
         self._ordered: tuple[int, list[list[int]]] | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.packs(self._epoch)) // rank_and_world()[1])
+        return -(-len(self.packs(self._epoch)) // rank_and_world(self.sharing)[1])
 
     @property
     def num_batches(self) -> int:
@@ -134,7 +159,7 @@ class PackLoader(StatefulLoader):
     def packs(self, epoch: int) -> list[list[int]]:
         """Sample numbers of every pack of an epoch, over all ranks."""
         if not self.shuffle:
-            return _divided(self._plan, rank_and_world()[1])
+            return _divided(self._plan, rank_and_world(self.sharing)[1])
         if self._ordered is None or self._ordered[0] != epoch:
             random = np.random.default_rng((self.seed, epoch))
             exchange = {}
@@ -146,12 +171,29 @@ class PackLoader(StatefulLoader):
 
     def batch(self, epoch: int, position: int) -> Batch:
         """Make the pack at a position of an epoch."""
-        rank, world = rank_and_world()
-        packs = self.packs(epoch)
-        pack = packs[(position * world + rank) % len(packs)]
+        pack = self._own(epoch, position)
         samples = [self.dataset.encoded[index] for index in pack]
         pictures = [self.dataset.pictures(index, self.eyes) for index in pack]
-        return collate(samples, pictures, self.budget, self.patch_size)
+        return collate(samples, pictures, self.budget.tokens, self.patch_size, alone=self.alone)
+
+    def prepared(self, epoch: int, positions: Iterable[int]) -> Iterator[int]:
+        """Positions whose media are in the cache; those of the packs that follow are decoded meanwhile."""
+        workers = self.decode_workers if self.eyes == "open" else 0
+        cache = self.dataset.encoder.cache
+        return decoded_ahead(positions, lambda position: self._media(epoch, position), cache, workers)
+
+    def _own(self, epoch: int, position: int) -> list[int]:
+        """Sample numbers of this rank's pack."""
+        rank, world = rank_and_world(self.sharing)
+        packs = self.packs(epoch)
+        start = position * world
+        if not self.shuffle or world == 1 or start + world > len(packs):  # repeated packs are as they were
+            return packs[(start + rank) % len(packs)]
+        return balance_packs(packs[start : start + world], self._sizes, self.budget)[rank]
+
+    def _media(self, epoch: int, position: int) -> list[ContentItem]:
+        samples = (self.dataset.encoded[index].sample for index in self._own(epoch, position))
+        return [item for sample in samples for item in self.dataset.encoder.cache.reader.items(sample)]
 
 
 def _divided(packs: list[list[int]], world: int) -> list[list[int]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
 from keyekit.batch import Batch
+from keyekit.data.balance import balance_packs
 from keyekit.data.cost import SampleCost
+from keyekit.data.decode_pool import decoded_ahead
 from keyekit.data.draws import Draw
 from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
@@ -19,6 +22,7 @@ from keyekit.data.long_samples import LongPolicy, fitted
 from keyekit.data.pack_stream import PackStream
 from keyekit.data.packer import PackBudget
 from keyekit.data.packing import collate
+from keyekit.data.sample import ContentItem
 from keyekit.data.sources.base import Source
 
 __all__ = ["Made", "MixtureLoader", "PackMaker"]
@@ -75,8 +79,18 @@ class PackMaker:
                 problems.append(error)
             else:
                 samples.append(encoded)
-        alone = self.long_samples == "alone"
+        alone = self.long_samples == "alone"  # the only ones that may have more tokens
         return Made(collate(samples, pictures, self.budget.tokens, self.cost.patch_size, alone=alone), tuple(problems))
+
+    def media(self, pack: Sequence[Draw]) -> list[ContentItem]:
+        """The media of a pack, as far as its samples can be read."""
+        items: list[ContentItem] = []
+        for draw in pack:
+            try:
+                items += self.encoder.cache.reader.items(self.sources[draw.source][draw.index])
+            except BadData:  # told when the pack is made
+                continue
+        return items
 
     def _encoded(self, draw: Draw) -> EncodedSample:
         sample = self.sources[draw.source][draw.index]
@@ -97,8 +111,10 @@ class MixtureLoader:
     ranks it is loaded on any other; with weights that change by step, what is drawn from then on follows the new number of
     samples in a step.
 
-    An epoch is a number of packs and nothing else: the stream goes on. If the sources are used up in the middle of a round,
-    the ranks that get nothing have an empty pack.
+    An epoch is a number of packs and nothing else: the stream goes on. Where the stream's sizes hold operations, the packs of
+    a round exchange samples until all ranks have equally much to do (:func:`~keyekit.data.balance.balance_packs`); which
+    samples a round has, and so the state, does not depend on that. If the sources are used up in the middle of a round, the
+    ranks that get nothing have an empty pack, or what the exchange gives them.
 
     Args:
         stream: The packs.
@@ -106,8 +122,10 @@ class MixtureLoader:
         epoch_packs: Packs of all ranks that count as an epoch.
         policy: What a sample does that could be used when it was measured, but not now.
         workers: Processes that make packs ahead; 0 makes them when they are asked for.
+        decode_workers: Processes that decode media of packs to come that are not in the cache; 0 decodes where packs are made.
         accumulate: Packs of a rank in an optimizer step.
         at_end: Called when the last pack of a bounded mixture is handed out.
+        sharing: Consecutive ranks that take the same packs, as sequence parallelism wants.
     """
 
     def __init__(
@@ -117,20 +135,24 @@ class MixtureLoader:
         epoch_packs: int,
         policy: ErrorPolicy,
         workers: int = 0,
+        decode_workers: int = 0,
         accumulate: int = 1,
         at_end: Callable[[], None] | None = None,
+        sharing: int = 1,
     ) -> None:
         self.stream = stream
         self.maker = maker
         self.epoch_packs = epoch_packs
         self.policy = policy
         self.workers = workers
+        self.decode_workers = decode_workers
         self.accumulate = accumulate
         self.at_end = at_end
+        self.sharing = sharing
         self._state: dict[str, Any] = {"epoch": 0, "taken": 0, "rounds": 0, "stream": stream.state_dict()}
 
     def __len__(self) -> int:
-        return -(-self.epoch_packs // rank_and_world()[1])
+        return -(-self.epoch_packs // rank_and_world(self.sharing)[1])
 
     def __iter__(self) -> Iterator[Batch]:
         if self._state["taken"] >= self.epoch_packs:
@@ -142,20 +164,15 @@ class MixtureLoader:
                 "the mixture is used up: every source came as often as max_epochs says; raise it, or let the run end before"
             )
         planned: deque[dict[str, Any]] = deque()
-        made = DataLoader(
-            self.maker,  # pyright: ignore[reportArgumentType]
-            batch_size=None,
-            sampler=self._rounds(planned),  # pyright: ignore[reportArgumentType]
-            num_workers=self.workers,
-            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
-        )
-        for batch, problems in made:
-            for problem in problems:
-                self.policy.handle(problem)
-            self._state = planned.popleft()
-            if self._state.pop("last") and self.at_end is not None:
-                self.at_end()
-            yield batch
+        cache = self.maker.encoder.cache
+        with closing(decoded_ahead(self._rounds(planned), self.maker.media, cache, self.decode_workers)) as packs:
+            for batch, problems in self._made(packs):
+                for problem in problems:
+                    self.policy.handle(problem)
+                self._state = planned.popleft()
+                if self._state.pop("last") and self.at_end is not None:
+                    self.at_end()
+                yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what of the epoch is done."""
@@ -176,9 +193,19 @@ class MixtureLoader:
             "stream": state["stream"],
         }
 
+    def _made(self, packs: Iterator[list[Draw]]) -> DataLoader[Made]:
+        """Packs as they come from the processes that make them, in order."""
+        return DataLoader(
+            self.maker,  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            sampler=packs,  # pyright: ignore[reportArgumentType]
+            num_workers=self.workers,
+            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
+        )
+
     def _rounds(self, planned: deque[dict[str, Any]]) -> Iterator[list[Draw]]:
         """This rank's packs of what is left of the epoch; notes for each where everything stands behind it."""
-        rank, world = rank_and_world()
+        rank, world = rank_and_world(self.sharing)
         state = self._state
         while state["taken"] < self.epoch_packs and not self.stream.used_up:
             step = state["rounds"] // self.accumulate
@@ -190,7 +217,15 @@ class MixtureLoader:
                 "stream": self.stream.state_dict(),
             }
             planned.append({**state, "last": self.stream.used_up})
-            yield packs[rank] if rank < len(packs) else []
+            yield self._balanced(packs, world)[rank]
+
+    def _balanced(self, packs: list[list[Draw]], world: int) -> list[list[Draw]]:
+        """The packs of a round, one for each rank, with equally much to do."""
+        packs = packs + [[]] * (world - len(packs))
+        if world == 1:
+            return packs
+        sizes = {draw: self.stream.size(draw) for pack in packs for draw in pack}
+        return balance_packs(packs, sizes, self.stream.budget)
 
 
 def _as_it_is(made: Made) -> Made:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,37 +11,40 @@ from typing import Literal
 import lightning
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import Progress
 
 from keyekit.data.cache import MediaCache
-from keyekit.data.cost import SampleCost
-from keyekit.data.dataset import ConversationDataset
+from keyekit.data.cost import SampleCost, SampleSize
+from keyekit.data.dataset import ConversationDataset, Eyes
 from keyekit.data.draws import Draws
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
 from keyekit.data.loader import PackLoader
+from keyekit.data.long_samples import LongPolicy
 from keyekit.data.measure import Measures
 from keyekit.data.mixture import Mixture
 from keyekit.data.mixture_loader import MixtureLoader, PackMaker
 from keyekit.data.pack_stream import PackStream
 from keyekit.data.packer import PackBudget
+from keyekit.data.preparation import prepare_media, prepare_tokenizer, trained_folder
 from keyekit.data.processor_settings import SETTINGS_FILE, processor_settings
 from keyekit.data.reader import MediaReader
 from keyekit.data.sample import Sample
 from keyekit.data.sources.base import Source
 from keyekit.data.sources.jsonl import JsonLines, read_jsonl
 from keyekit.data.template import ChatTemplate
-from keyekit.data.tokenizer import load_tokenizer, train_tokenizer
+from keyekit.data.tokenizer import load_tokenizer
 from keyekit.data.world.world import World
+from keyekit.models.vision_language import VisionLanguageModel
 
-__all__ = ["ConversationDataModule", "prepare_media", "prepare_tokenizer", "trained_folder"]
+__all__ = ["ConversationDataModule"]
 
 
 class ConversationDataModule(lightning.LightningDataModule):
     """Packs of conversations for training, and prompts for evaluation.
 
-    Samples come from a built-in world, from JSONL files, or both. Media are decoded once into a cache; lengths are then
-    known, so packs are planned ahead and the loaders have a length. Test loaders ask every held-out question three times:
+    Samples come from a built-in world, from JSONL files, or both. Media are decoded once into a cache; sizes are then
+    known, so packs are planned ahead and the loaders have a length. Under several ranks the packs of a step exchange samples
+    until all have equally much to do. Test loaders ask every held-out question three times:
     with open eyes, with blank pictures, and with the pictures of another sample.
 
     Args:
@@ -60,12 +59,24 @@ class ConversationDataModule(lightning.LightningDataModule):
         template: The chat template.
         reader: How media are sampled and sized.
         cache: Folder for decoded media and the trained tokenizer.
-        pack_tokens: Tokens of a training pack; longer samples are bad data.
+        pack_tokens: Tokens of a training pack.
+        pack_patches: Patches that a training pack may hold; ``None`` for no limit.
+        pack_flops: Estimated operations that a training pack may cost; ``None`` for no limit.
+        pack_slack: Instead, by what share a training pack may cost more than full ones do on average, so that all ranks have
+            equally much to do: 0.02 is a good value. Samples that cost more get packs of their own. ``None`` for no limit.
+        long_samples: What happens to a sample that no training pack can hold: ``refuse`` makes it bad data, ``alone`` gives it
+            a pack of its own, ``truncate`` cuts text behind its last picture.
+        cost: Whose operations are estimated: a released model or its twin by name, or a measure of your own; by default the
+            network that is trained.
         evaluation_tokens: Tokens of an evaluation pack.
         validation_samples: Held-out prompts that validation asks.
         test_samples: Most held-out prompts per task that the test asks; ``None`` for all.
         on_error: ``skip`` leaves bad samples out and counts them, ``raise`` stops.
-        workers: Processes that decode media.
+        workers: Processes that decode media before the run.
+        cache_bytes: Most that decoded media may take on disk; those not used for longest are decoded again when they are
+            needed. ``None`` for no limit.
+        decode_workers: Processes of each rank that decode during the run what is not in the cache, ahead of the packs that need
+            it; 0 decodes where packs are made.
         loader_workers: Processes that make packs of a mixture ahead; 0 makes them in the training process.
         pack_buffer: Samples of a mixture that wait for a pack at most. More fill packs better; with fewer, packs follow weights
             by step sooner.
@@ -73,7 +84,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         seed: Seed of the order.
     """
 
-    test_conditions = ("open", "blank", "swapped")
+    test_conditions: tuple[Eyes, ...] = ("open", "blank", "swapped")
 
     def __init__(
         self,
@@ -87,11 +98,18 @@ class ConversationDataModule(lightning.LightningDataModule):
         reader: MediaReader | None = None,
         cache: str = "data/cache",
         pack_tokens: int = 2048,
+        pack_patches: int | None = None,
+        pack_flops: float | None = None,
+        pack_slack: float | None = None,
+        long_samples: LongPolicy = "refuse",
+        cost: str | SampleCost | None = None,
         evaluation_tokens: int = 4096,
         validation_samples: int = 256,
         test_samples: int | None = None,
         on_error: Literal["skip", "raise"] = "raise",
         workers: int = 2,
+        cache_bytes: int | None = None,
+        decode_workers: int = 0,
         loader_workers: int = 0,
         pack_buffer: int = 128,
         epoch_packs: int | None = None,
@@ -104,6 +122,10 @@ class ConversationDataModule(lightning.LightningDataModule):
             raise ValueError("train and mixture both say what to train on: give one of them, the other null")
         if not train and not mixture and tokenizer is None:
             raise ValueError("without training data no tokenizer can be trained: give the folder of one, tokenizer=...")
+        if pack_slack is not None and (pack_flops is not None or pack_slack < 0):
+            raise ValueError(
+                f"pack_flops={pack_flops}, pack_slack={pack_slack}: give one of them, and a slack that is not negative"
+            )
         weights = train if isinstance(train, dict) else dict.fromkeys(train or (), 1.0)
         if any(not weight > 0 for weight in weights.values()):
             raise ValueError(f"weights must be above 0, got {weights}: leave out what is not to be trained on")
@@ -117,16 +139,23 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.reader = reader or MediaReader()
         self.cache_folder = Path(cache)
         self.pack_tokens = pack_tokens
+        self.budget = PackBudget(tokens=pack_tokens, patches=pack_patches, flops=pack_flops)
+        self.pack_slack = pack_slack
+        self.long_samples: LongPolicy = long_samples
+        self.cost = cost
         self.evaluation_tokens = evaluation_tokens
         self.validation_samples = validation_samples
         self.test_samples = test_samples
         self.policy = ErrorPolicy(on_error)
         self.workers = workers
+        self.cache_bytes = cache_bytes
+        self.decode_workers = decode_workers
         self.loader_workers = loader_workers
         self.pack_buffer = pack_buffer
         self.epoch_packs = epoch_packs
         self.seed = seed
         self._sources: dict[str, Source] | None = None
+        self._cost: SampleCost | None = None
         self._sizes: dict[str, np.ndarray] = {}
         self._read: dict[str, list[Sample]] = {}
         self._datasets: dict[str, ConversationDataset] = {}
@@ -141,6 +170,39 @@ class ConversationDataModule(lightning.LightningDataModule):
         """Task families among the held-out samples."""
         return tuple(sorted({encoded.sample.task for encoded in self._datasets["heldout"].encoded}))
 
+    def training_sources(self) -> dict[str, Source]:
+        """Everything that is trained on, by name: tasks of the world and paths are sources here."""
+        if self._sources is None:
+            named = dict.fromkeys(self.train_sources) if self.mixture is None else dict.fromkeys(self.mixture.names)
+            given = {name: name if self.mixture is None else self.mixture.source(name) for name in named}
+            self._sources = {
+                name: JsonLines(str(self._path(source, "train"))) if isinstance(source, str) else source
+                for name, source in given.items()
+            }
+        return self._sources
+
+    def sample_cost(self) -> SampleCost:
+        """What measures samples: the argument ``cost``, or the network that is trained; without both tokens and patches alone.
+
+        Raises:
+            ValueError: If packs have a limit of operations, but nothing says what a sample costs.
+        """
+        side = self.reader.geometry.patch_size
+        if isinstance(self.cost, SampleCost):
+            return self.cost
+        if self.cost is not None:
+            return SampleCost.of_preset(self.cost, side)
+        trained = None if self.trainer is None else self.trainer.lightning_module
+        network = getattr(trained, "network", None)
+        if isinstance(network, VisionLanguageModel):
+            return SampleCost.of_network(network, side)
+        if self.budget.flops is not None or self.pack_slack is not None:
+            raise ValueError(
+                f"pack_flops={self.budget.flops} or pack_slack={self.pack_slack} limits operations, but no network says what a "
+                "sample costs: name a released model, cost=keye_vl_8b, or hand over SampleCost.of_network(network)"
+            )
+        return SampleCost(patch_size=side)
+
     def prepare_data(self) -> None:
         """Build the world, train the tokenizer and decode all media, on one process of each machine."""
         if self.world is not None:
@@ -148,21 +210,22 @@ class ConversationDataModule(lightning.LightningDataModule):
         if self.tokenizer_folder is None:
             prepare_tokenizer(self.cache_folder, self._training_samples(), self.vocab_size)
         samples = chain(self._training_samples(), self._samples("heldout"))
-        prepare_media(MediaCache(self.cache_folder / "media", self.reader), samples, self.workers)
+        prepare_media(self._media_cache(), samples, self.workers)
         if self.mixture is not None:
             self._load_encoder()
-            self._measure(self.mixture)
+            self._measure(self.sample_cost())
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer and encode what the stage needs."""
         self._load_encoder()
-        if stage == "fit" and self.mixture is not None:
-            if not self._sizes:
-                self._sizes = self._measure(self.mixture, report=True)
-        elif stage == "fit" and "train" not in self._datasets:
-            self._datasets["train"] = ConversationDataset(
-                self._samples("train"), self.encoder, self.policy, self.pack_tokens
-            )
+        if stage == "fit" and self._cost is None:
+            cost = self.sample_cost()
+            if self.mixture is not None:
+                self._sizes = self._measure(cost, report=True)
+            else:
+                samples, limits = self._samples("train"), (self.budget, True, cost, self.long_samples)
+                self._datasets["train"] = ConversationDataset(samples, self.encoder, self.policy, *limits)
+            self._cost = cost
         if self.heldout_sources and "heldout" not in self._datasets:
             prompts = self._limited(self._samples("heldout"), self.test_samples)
             heldout = ConversationDataset(prompts, self.encoder, self.policy, self.evaluation_tokens, with_answer=False)
@@ -173,25 +236,25 @@ class ConversationDataModule(lightning.LightningDataModule):
         """Training packs."""
         if self.mixture is not None:
             return self._mixture_loader(self.mixture)
-        return PackLoader(self._datasets["train"], self.pack_tokens, self.seed)
+        dataset = self._datasets["train"]
+        budget = self._pack_budget(dataset.sizes)
+        return PackLoader(
+            dataset, budget, self.seed, decode_workers=self.decode_workers, alone=self._alone, sharing=self._sharing
+        )
 
     def val_dataloader(self) -> PackLoader | list[PackLoader]:
         """Prompts for validation."""
         if "validation" not in self._datasets:
             return []
-        return PackLoader(self._datasets["validation"], self.evaluation_tokens, shuffle=False)
+        return self._prompts("validation")
 
     def test_dataloader(self) -> list[PackLoader]:
         """Prompts for the test, one loader for each of :attr:`test_conditions`."""
-        dataset = self._datasets["heldout"]
-        return [
-            PackLoader(dataset, self.evaluation_tokens, shuffle=False, eyes=eyes)  # pyright: ignore[reportArgumentType]
-            for eyes in self.test_conditions
-        ]
+        return [self._prompts("heldout", eyes) for eyes in self.test_conditions]
 
     def predict_dataloader(self) -> PackLoader:
         """The held-out prompts with open eyes."""
-        return PackLoader(self._datasets["heldout"], self.evaluation_tokens, shuffle=False)
+        return self._prompts("heldout")
 
     def export_processor(self, folder: Path | str) -> None:
         """Write the tokenizer and the settings of media and template into an export."""
@@ -202,53 +265,66 @@ class ConversationDataModule(lightning.LightningDataModule):
     def _load_encoder(self) -> None:
         folder = self.tokenizer_folder or trained_folder(self.cache_folder, self._training_samples(), self.vocab_size)
         self.tokenizer = load_tokenizer(folder)
-        self.encoder = SampleEncoder(
-            self.tokenizer, self.template, MediaCache(self.cache_folder / "media", self.reader)
+        self.encoder = SampleEncoder(self.tokenizer, self.template, self._media_cache())
+
+    @property
+    def _alone(self) -> bool:
+        """Whether what exceeds the budget of packs stands alone; what no pack may hold is left out before."""
+        return self.long_samples == "alone" or self.pack_slack is not None
+
+    def _pack_budget(self, sizes: list[SampleSize]) -> PackBudget:
+        if self.pack_slack is None:
+            return self.budget
+        return PackBudget.alike(sizes, self.budget.tokens, self.budget.patches, self.pack_slack, alone=True)
+
+    def _media_cache(self) -> MediaCache:
+        return MediaCache(self.cache_folder / "media", self.reader, self.cache_bytes)
+
+    def _prompts(self, name: str, eyes: Eyes = "open") -> PackLoader:
+        return PackLoader(
+            self._datasets[name],
+            self.evaluation_tokens,
+            shuffle=False,
+            eyes=eyes,
+            decode_workers=self.decode_workers,
         )
 
     def _mixture_loader(self, mixture: Mixture) -> MixtureLoader:
         tokens = {name: sizes[:, 0] for name, sizes in self._sizes.items()}
-        stream = PackStream(Draws(mixture, tokens, self.seed), self._sizes, self._budget, self.pack_buffer)
-        packs = int(-(-sum(lengths.sum() for lengths in tokens.values()) // self.pack_tokens))
+        assert self._cost is not None
+        measured = np.concatenate(list(self._sizes.values()))
+        budget = self._pack_budget([SampleSize.of(row) for row in measured])
+        stream = PackStream(Draws(mixture, tokens, self.seed), self._sizes, budget, self.pack_buffer, self._alone)
+        maker = PackMaker(self.training_sources(), self.encoder, self._cost, self.budget, tokens, self.long_samples)
         trainer = self.trainer
         return MixtureLoader(
             stream,
-            PackMaker(self._mixture_sources(mixture), self.encoder, self._cost, self._budget, tokens),
-            self.epoch_packs or packs,
+            maker,
+            self.epoch_packs or budget.packs(measured),
             self.policy,
             workers=self.loader_workers,
+            decode_workers=self.decode_workers,
             accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
             at_end=self._end,
+            sharing=self._sharing,
         )
+
+    @property
+    def _sharing(self) -> int:
+        """Consecutive ranks that train on the same packs, as the strategy has it."""
+        replicas = getattr(self.trainer, "distributed_sampler_kwargs", None)
+        return 1 if replicas is None else self.trainer.world_size // replicas["num_replicas"]  # pyright: ignore[reportOptionalMemberAccess]
 
     def _end(self) -> None:
         if self.trainer is not None:
             rank_zero_info("the mixture is used up: every source came as often as max_epochs says, so the run ends")
             self.trainer.should_stop = True
 
-    @property
-    def _budget(self) -> PackBudget:
-        return PackBudget(tokens=self.pack_tokens)
-
-    @property
-    def _cost(self) -> SampleCost:
-        return SampleCost(patch_size=self.reader.geometry.patch_size)
-
-    def _mixture_sources(self, mixture: Mixture) -> dict[str, Source]:
-        """The sources of the mixture; tasks of the world and paths become sources."""
-        if self._sources is None:
-            given = {name: mixture.source(name) for name in mixture.names}
-            self._sources = {
-                name: JsonLines(str(self._path(source, "train"))) if isinstance(source, str) else source
-                for name, source in given.items()
-            }
-        return self._sources
-
-    def _measure(self, mixture: Mixture, report: bool = False) -> dict[str, np.ndarray]:
+    def _measure(self, cost: SampleCost, report: bool = False) -> dict[str, np.ndarray]:
         """Measures of all samples of the mixture; those that cannot be used are reported by one caller alone."""
-        measures = Measures(self.cache_folder / "measures", self.encoder, self._cost, self._budget)
+        measures = Measures(self.cache_folder / "measures", self.encoder, cost, self.budget, self.long_samples)
         sizes = {}
-        for name, source in self._mixture_sources(mixture).items():
+        for name, source in self.training_sources().items():
             measured = measures.of(source, strict=self.policy.mode == "raise")
             for problem in measured.problems if report else ():
                 self.policy.handle(problem)
@@ -257,10 +333,10 @@ class ConversationDataModule(lightning.LightningDataModule):
 
     def _training_samples(self) -> Iterable[Sample]:
         """Samples of the training sources, for tokenizer and media; bad ones of a mixture are reported when it is measured."""
-        return self._samples("train") if self.mixture is None else self._mixture_samples(self.mixture)
+        return self._samples("train") if self.mixture is None else self._mixture_samples()
 
-    def _mixture_samples(self, mixture: Mixture) -> Iterator[Sample]:
-        for source in self._mixture_sources(mixture).values():
+    def _mixture_samples(self) -> Iterator[Sample]:
+        for source in self.training_sources().values():
             for index in range(len(source)):
                 try:
                     yield source[index]
@@ -294,54 +370,6 @@ class ConversationDataModule(lightning.LightningDataModule):
             if seen[sample.task] <= limit:
                 kept.append(sample)
         return kept
-
-
-def trained_folder(cache: Path, samples: Iterable[Sample], vocab_size: int) -> Path:
-    """Where the tokenizer of these samples is: other texts or another size have another one, so that none is overwritten."""
-    return _named_by(_texts(samples), cache, vocab_size)
-
-
-def _named_by(texts: list[str], cache: Path, vocab_size: int) -> Path:
-    digest = hashlib.sha256("\0".join([str(vocab_size), *texts]).encode())
-    return cache / f"tokenizer-{digest.hexdigest()[:12]}"
-
-
-def prepare_tokenizer(cache: Path, samples: Iterable[Sample], vocab_size: int) -> None:
-    """Train a tokenizer on the texts of samples, unless there is one trained on the same texts."""
-    texts = _texts(samples)
-    folder = _named_by(texts, cache, vocab_size)
-    if folder.exists():
-        return
-    numbers = [f"{tenth / 10:.1f}" for tenth in range(100)]  # the times that layouts write between frames
-    partial = folder.with_suffix(f".{os.getpid()}.partial")
-    train_tokenizer(["system user assistant", *numbers, *texts], partial, vocab_size)
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was faster with the same result
-        shutil.rmtree(partial)
-
-
-def _texts(samples: Iterable[Sample]) -> list[str]:
-    return sorted({i.text for sample in samples for message in sample.messages for i in message.content if i.text})
-
-
-def prepare_media(cache: MediaCache, samples: Iterable[Sample], workers: int) -> None:
-    """Decode the media of samples into the cache, showing progress and time left, and say how long it took."""
-    items = [item for sample in samples for item in cache.reader.items(sample)]
-    start, decoded = time.perf_counter(), 0
-    with Progress(transient=True) as bar:
-        task = bar.add_task("decoding media", total=None)
-
-        def advance(done: int, total: int) -> None:
-            nonlocal decoded
-            decoded = done
-            bar.update(task, completed=done, total=total)
-
-        failures = cache.prepare(items, workers, advance)
-    if decoded:
-        seconds = time.perf_counter() - start
-        unreadable = f", {len(failures)} of them unreadable" if failures else ""
-        rank_zero_info(f"decoded {decoded} media files in {seconds:.1f} s{unreadable}")
 
 
 def _weighted(samples: list[Sample], weight: float, seed: int) -> list[Sample]:

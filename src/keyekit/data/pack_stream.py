@@ -46,6 +46,11 @@ class PackStream:
         self._starts = [0, *accumulate(len(sizes[name]) for name in self._names)]
 
     @property
+    def budget(self) -> PackBudget:
+        """What a pack may hold."""
+        return self._packer.budget
+
+    @property
     def used_up(self) -> bool:
         """Whether there is no further pack."""
         return self.draws.used_up and not self._packer.waiting
@@ -62,7 +67,7 @@ class PackStream:
             if draw is None:
                 pack = next(self._packer.drain(), None)
                 break
-            pack = self._packer.add(self._number(draw), self._size(draw))
+            pack = self._packer.add(self._number(draw), self.size(draw))
         return None if pack is None else [self._draw(number) for number in pack]
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,13 +82,12 @@ class PackStream:
         """
         self.draws.load_state_dict(state)
         self._packer = Packer(*self._packer_settings)
-        for waiting in state["waiting"]:
-            draw = Draw(*waiting)
-            self._packer.add(self._number(draw), self._size(draw))
+        draws = [Draw(*waiting) for waiting in state["waiting"]]
+        self._packer.restore([(self._number(draw), self.size(draw)) for draw in draws])
 
-    def _size(self, draw: Draw) -> SampleSize:
-        tokens, patches, flops = self.sizes[draw.source][draw.index].tolist()
-        return SampleSize(tokens=int(tokens), patches=int(patches), flops=flops)
+    def size(self, draw: Draw) -> SampleSize:
+        """The measures of a sample."""
+        return SampleSize.of(self.sizes[draw.source][draw.index])
 
     def _number(self, draw: Draw) -> int:
         return self._starts[self._names.index(draw.source)] + draw.index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ class PackBudget:
 
     @classmethod
     def alike(
-        cls, sizes: Sequence[SampleSize], tokens: int, patches: int | None = None, slack: float = 0.02
+        cls,
+        sizes: Sequence[SampleSize],
+        tokens: int,
+        patches: int | None = None,
+        slack: float = 0.02,
+        alone: bool = False,
     ) -> PackBudget:
         """A budget under which full packs cost alike, whoever runs them.
 
@@ -48,7 +54,8 @@ class PackBudget:
             tokens: Tokens of a pack.
             patches: Patches of a pack.
             slack: By how much a pack may be dearer than a full one is on average. Less makes packs more alike and fills them
-                less. The dearest sample fits in any case.
+                less.
+            alone: Whether samples that are dearer than that will stand alone; otherwise the dearest one has to fit.
 
         Raises:
             ValueError: If the sizes hold no operations.
@@ -56,8 +63,23 @@ class PackBudget:
         total = sum(size.flops for size in sizes)
         if not total > 0:
             raise ValueError("sizes hold no operations: measure the samples by a SampleCost of a network")
-        average = total / sum(size.tokens for size in sizes) * tokens
-        return cls(tokens=tokens, patches=patches, flops=max(average * (1 + slack), *(size.flops for size in sizes)))
+        limit = total / sum(size.tokens for size in sizes) * tokens * (1 + slack)
+        if not alone:
+            limit = max(limit, *(size.flops for size in sizes))
+        return cls(tokens=tokens, patches=patches, flops=limit)
+
+    def limited(self, size: SampleSize) -> tuple[float, ...]:
+        """Those measures of a sample that a pack limits; samples that agree in them can take each other's places."""
+        return tuple(number for number, limit in zip(size.measures, self.limits, strict=True) if limit is not None)
+
+    def packs(self, sizes: np.ndarray) -> int:
+        """Packs that samples fill; no fewer can hold them.
+
+        Args:
+            sizes: ``[samples, 3]``: tokens, patches and operations.
+        """
+        totals = zip(sizes.sum(axis=0).tolist(), self.limits, strict=True)
+        return max(math.ceil(total / limit) for total, limit in totals if limit is not None)
 
     def excess(self, size: SampleSize) -> str | None:
         """In what a sample exceeds an empty pack, in words; ``None`` if it fits.
@@ -103,8 +125,21 @@ class Packer:
 
     @property
     def waiting(self) -> tuple[int, ...]:
-        """Numbers of the samples that are in no pack yet, oldest first. Added again to a new packer they restore this one."""
+        """Numbers of the samples that are in no pack yet, oldest first; :meth:`restore` takes them."""
         return tuple(index for index, _ in self._waiting)
+
+    def restore(self, waiting: Sequence[tuple[int, SampleSize]]) -> None:
+        """Be where another packer was. With a smaller buffer than that one's, packs are made as fast as samples come.
+
+        Args:
+            waiting: Numbers and measures of the samples that waited, oldest first.
+
+        Raises:
+            ValueError: If one of them exceeds the budget and may not stand alone.
+        """
+        for index, size in waiting:
+            self._fits(index, size)
+        self._waiting = list(waiting)
 
     def add(self, index: int, size: SampleSize) -> list[int] | None:
         """Take a sample.
@@ -119,10 +154,7 @@ class Packer:
         Raises:
             ValueError: If the sample exceeds the budget and may not stand alone.
         """
-        excess = self.budget.excess(size)
-        if excess is not None:
-            if not self.alone:
-                raise ValueError(f"sample {index} has {excess}: leave it out, raise the budget, or let it stand alone")
+        if not self._fits(index, size):
             return [index]
         self._waiting.append((index, size))
         return self._make() if len(self._waiting) >= self.buffer else None
@@ -131,6 +163,13 @@ class Packer:
         """Packs of all samples that wait; the last one may be far from full."""
         while self._waiting:
             yield self._make()
+
+    def _fits(self, index: int, size: SampleSize) -> bool:
+        """Whether a sample fits into a pack; one that does not has to be allowed to stand alone."""
+        excess = self.budget.excess(size)
+        if excess is not None and not self.alone:
+            raise ValueError(f"sample {index} has {excess}: leave it out, raise the budget, or let it stand alone")
+        return excess is None
 
     def _make(self) -> list[int]:
         if len(self._limited) == 1:

@@ -75,7 +75,10 @@ class WorkerPool:
         require_main_guard()
         self.function = function
         self.seconds = seconds
-        self._workers = [_Worker.start(function, seconds) for _ in range(workers)]
+        self.workers = workers
+        self._workers: list[_Worker] = []
+        self._closed = False
+        self._fill()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -89,7 +92,7 @@ class WorkerPool:
         """End all processes, whatever they are doing."""
         for worker in self._workers:
             worker.stop()
-        self._workers = []
+        self._workers, self._closed = [], True
 
     def map(self, items: Iterable[Any], ahead: int | None = None) -> Iterator[Outcome]:
         """Apply the function to every item.
@@ -105,8 +108,9 @@ class WorkerPool:
             RuntimeError: If the pool is closed, or processes die before they begin, as they do without a main guard.
             Exception: Whatever the function raises.
         """
-        if not self._workers:
+        if self._closed:
             raise RuntimeError("this pool is closed: make another")
+        self._fill()
         stream = enumerate(items)
         outcomes: dict[int, Outcome] = {}
         ahead = 4 * len(self._workers) if ahead is None else max(ahead, 1)
@@ -168,12 +172,16 @@ class WorkerPool:
             successor.give(entry)
         return Outcome(number, died=died)
 
+    def _fill(self) -> None:
+        """Have as many processes as there are to be."""
+        missing = self.workers - len(self._workers)
+        self._workers += [_Worker.start(self.function, self.seconds) for _ in range(missing)]
+
     def _forget(self) -> None:
-        """Leave no item of a stream that was given up in a process: such a process is started anew."""
-        for place, worker in enumerate(self._workers):
-            if worker.queue:
-                worker.stop()
-                self._workers[place] = _Worker.start(self.function, self.seconds)
+        """Leave no item of a stream that was given up in a process: such a process ends, the next stream has another."""
+        for worker in [worker for worker in self._workers if worker.queue]:
+            worker.stop()
+            self._workers.remove(worker)
 
 
 def run_in_processes(

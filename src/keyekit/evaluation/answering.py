@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from keyekit.data.decode_pool import decoded_ahead
 from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData
 from keyekit.data.packing import collate
@@ -90,6 +91,7 @@ class NetworkAnswerer:
         stop_strings: Texts that end an answer.
         device: Where the network is.
         identity: What tells these weights from others; part of the settings.
+        decode_workers: Processes that decode the media of questions to come; 0 decodes each when it is asked.
     """
 
     network: VisionLanguageModel
@@ -102,11 +104,13 @@ class NetworkAnswerer:
     stop_strings: tuple[str, ...] = ()
     device: str = "cpu"
     identity: str = ""
+    decode_workers: int = 0
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[Answer]:
         """See :class:`Answerer`."""
         group: list[_Prompt] = []
-        for sample in samples:
+        cache = self.encoder.cache
+        for sample in decoded_ahead(samples, cache.reader.items, cache, self.decode_workers):
             try:
                 encoded = self.encoder.encode(sample, with_answer=False)
                 prompt = _Prompt(encoded, self.encoder.pictures(encoded))
@@ -120,7 +124,7 @@ class NetworkAnswerer:
         yield from self._answered(group)
 
     def settings(self) -> dict[str, Any]:
-        """See :class:`Answerer`; how many questions are read together is left out, for it decides nothing."""
+        """See :class:`Answerer`; how many questions are read together, and who decodes, is left out: it decides nothing."""
         return {
             "weights": self.identity,
             "max_new_tokens": self.max_new_tokens,

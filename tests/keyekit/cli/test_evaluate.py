@@ -13,6 +13,7 @@ from released import TEXTS, released
 from keyekit.cli import evaluate
 from keyekit.cli.errors import CommandError
 from keyekit.cli.main import main
+from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
 from keyekit.data.tokenizer import train_tokenizer
 from keyekit.registry import PartError
@@ -83,6 +84,25 @@ def test_the_same_command_goes_on_and_answers_alike(capsys):
     assert texts[0] == texts[1]
     with pytest.raises(CommandError, match=r"answers\.max_new_tokens was 3, is 2"):
         evaluate.main([*words, "--max-new-tokens", "2", "--output", "out/in-parts"])
+
+
+def test_the_cache_is_an_evaluation_s_own_and_bounded(monkeypatch: pytest.MonkeyPatch):
+    made = []
+
+    class Watched(MediaCache):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr("keyekit.data.cache.MediaCache", Watched)
+    words = [*LVB, "--limit", "1", "--decode-workers", "0", "--output", "out/cache"]
+    evaluate.main([*words, "--cache", "elsewhere", "--cache-gib", "0.5"])
+    assert (made[-1].folder, made[-1].max_bytes) == (Path("elsewhere"), 2**29)
+    assert list(Path("elsewhere").glob("*.frames"))
+    assert list(Path("data/cache/evaluation").glob("*.frames"))
+    for option, value in (("--cache-gib", "0"), ("--decode-workers", "-1")):
+        with pytest.raises(CommandError, match=f"{option}={value}"):
+            evaluate.main([*words, option, value])
 
 
 def test_other_weights_in_the_same_folder_are_another_evaluation():

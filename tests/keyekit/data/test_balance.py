@@ -92,3 +92,29 @@ def test_packs_that_cannot_be_bettered_stay() -> None:
     assert balance_packs([[0], [1]], sizes, budget) == [[0], [1]]
     assert balance_packs([[0]], sizes, budget) == [[0]]
     assert balance_packs([], sizes, budget) == []
+
+
+def test_names_may_be_anything_and_an_empty_pack_is_given_something() -> None:
+    sizes = {name: SampleSize(tokens=4, flops=4.0) for name in "abcd"}
+    found = balance_packs([["a", "b", "c", "d"], []], sizes, PackBudget(tokens=16))
+    assert sorted(map(len, found)) == [2, 2]
+    assert sorted(name for pack in found for name in pack) == list("abcd")
+
+
+def test_two_are_exchanged_for_one_where_no_single_exchange_fits() -> None:
+    measures = [(4, 4.0), (4, 5.0), (4, 5.0), (1, 1.0), (3, 1.0), (8, 1.0)]
+    sizes = [SampleSize(tokens=tokens, flops=flops) for tokens, flops in measures]
+    found = balance_packs([[0, 1, 2], [3, 4, 5]], sizes, PackBudget(tokens=12))  # 14 and 3; 4 tokens for 1 + 3
+    assert sorted(index for pack in found for index in pack) == list(range(6))
+    assert [sum(sizes[index].tokens for index in pack) for pack in found] == [12, 12]
+    assert sorted(sum(sizes[index].flops for index in pack) for pack in found) == [6, 11]
+
+
+def test_a_pack_beyond_the_budget_stays_alone() -> None:
+    sizes = [SampleSize(tokens=20, flops=90.0), *[SampleSize(tokens=4, flops=4.0)] * 3]
+    assert balance_packs([[0], [1, 2], [3]], sizes, PackBudget(tokens=8)) == [[0], [1, 2], [3]]
+
+
+def test_what_is_not_measured_is_not_exchanged() -> None:
+    sizes = [SampleSize(tokens=4), SampleSize(tokens=1), SampleSize(tokens=2)]
+    assert balance_packs([[0, 1], [2]], sizes, PackBudget(tokens=8)) == [[0, 1], [2]]

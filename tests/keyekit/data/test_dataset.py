@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.cost import SampleCost
 from keyekit.data.dataset import ConversationDataset
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.packer import PackBudget
 from keyekit.data.packing import collate
 from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
@@ -38,6 +40,25 @@ def test_or_raised(encoder, media) -> None:
         ConversationDataset(samples(media, "clip0.mp4", "none.mp4"), encoder, ErrorPolicy("raise"), 500)
     with pytest.raises(ValueError, match="none of 1 samples"):
         ConversationDataset(samples(media, "none.mp4"), encoder, ErrorPolicy("skip"), 500)
+
+
+def test_long_samples_by_policy_in_every_measure(encoder, media) -> None:
+    given = samples(media, "clip0.mp4", "clip1.mp4") + samples(media, "clip2.mp4", question="word " * 200)
+    whole = ConversationDataset(given, encoder, ErrorPolicy("raise"), 2000)
+    assert [size.patches for size in whole.sizes] == [4 * 16] * 3
+    assert [size.tokens for size in whole.sizes] == [len(encoded) for encoded in whole.encoded]
+    budget = PackBudget(tokens=150)
+    alone = ConversationDataset(given, encoder, ErrorPolicy("raise"), budget, long_samples="alone")
+    assert [size.tokens for size in alone.sizes] == [size.tokens for size in whole.sizes]
+    assert max(size.tokens for size in alone.sizes) > 150
+    with pytest.raises(BadData, match=r"s0 has 64 patches, a pack holds 60"):
+        ConversationDataset(given, encoder, ErrorPolicy("raise"), PackBudget(tokens=2000, patches=60))
+    dear = SampleCost.of_preset("keye_vl_8b_tiny")
+    with pytest.raises(BadData, match=r"s0 has [\d,]+ flops, a pack holds 9"):
+        ConversationDataset(given, encoder, ErrorPolicy("raise"), PackBudget(tokens=2000, flops=9), cost=dear)
+    shorter = [parse_sample(record("t", "what?", "red " * 200, [("video", "clip0.mp4")]), "f:1", media)]
+    cut = ConversationDataset(shorter, encoder, ErrorPolicy("raise"), budget, long_samples="truncate")
+    assert [size.tokens for size in cut.sizes] == [150]
 
 
 def test_shut_and_swapped_eyes_keep_the_layout(encoder, media) -> None:

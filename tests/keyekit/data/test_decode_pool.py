@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from keyekit.data.cache import MediaCache
-from keyekit.data.decode_pool import DecodePool
+from keyekit.data.decode_pool import DecodePool, decoded_ahead
 from keyekit.data.errors import BadData
 from keyekit.data.media import Frames
 from keyekit.data.reader import MediaReader
@@ -27,6 +27,14 @@ READER = MediaReader(frame_sampler=UniformFps(max_frames=8), min_frame_tokens=4,
 
 def clip(path: Path, **options) -> ContentItem:
     return ContentItem(kind="video", path=path, options=options)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, which another process may just have renamed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class Moody(UniformFps):
@@ -76,6 +84,59 @@ def test_a_slow_reader_is_not_run_ahead_of(media, tmp_path) -> None:
             assert len(read) <= taken + 4
 
 
+def test_groups_come_in_order_with_their_media_stored_and_each_is_decoded_once(media, tmp_path, monkeypatch) -> None:
+    cache, submitted = MediaCache(tmp_path, READER), []
+    known, other = clip(media / "clip1.mp4"), [clip(media / "clip0.mp4", max_frames=n) for n in (4, 5, 6, 7)]
+    cache.load(known)
+    missing = clip(media / "none.mp4")
+    groups = {
+        "a": [other[0], other[1]],
+        "b": [],
+        "c": [known],
+        "d": [other[1], missing, other[2], other[2]],
+        "e": [other[3]],
+    }
+    with DecodePool(cache, workers=2) as pool:
+        wait = pool._ensured
+        monkeypatch.setattr(
+            pool, "_ensured", lambda items, ahead: wait((submitted.append(i) or i for i in items), ahead)
+        )
+        seen = []
+        for name in pool.groups(groups, lambda name: groups[name], ahead=3):
+            seen.append(name)
+            assert all(cache.holds(READER.key(item)) for item in groups[name] if item is not missing)
+    assert seen == list(groups)
+    assert submitted == [other[0], other[1], None, None, missing, other[2], other[3]]
+
+
+def test_processes_start_with_the_first_medium_that_is_missing_and_end_with_the_last_group(media, tmp_path) -> None:
+    cache = MediaCache(tmp_path, READER)
+    items = [clip(media / "clip0.mp4", max_frames=4 + n) for n in range(5)]
+    cache.load(items[0])
+
+    def processes() -> int:
+        return len([child for child in multiprocessing.active_children() if child.is_alive()])
+
+    before, counts = processes(), []
+    for _ in decoded_ahead(items, lambda item: [item], cache, workers=1):
+        counts.append(processes() - before)
+    assert counts == [0, 1, 1, 1, 1]
+    assert processes() == before
+    assert list(decoded_ahead(items, lambda item: [item], cache, workers=1)) == items
+    given_up = decoded_ahead(
+        items, lambda item: [dataclasses.replace(item, options={"max_frames": 16})], cache, workers=1
+    )
+    assert next(given_up) == items[0]
+    given_up.close()
+    assert processes() == before
+
+
+def test_without_workers_nothing_is_decoded_ahead(media, tmp_path) -> None:
+    cache, item = MediaCache(tmp_path, READER), clip(media / "clip0.mp4")
+    assert list(decoded_ahead([item], lambda item: [item], cache, workers=0)) == [item]
+    assert not cache.holds(READER.key(item))
+
+
 def test_a_shared_memory_cache_stays_small(media) -> None:
     folder = Path(f"/dev/shm/keyekit-test-{os.getpid()}")
     cache = MediaCache(folder, READER, max_bytes=200_000)
@@ -85,7 +146,7 @@ def test_a_shared_memory_cache_stays_small(media) -> None:
             for item, frames in zip(items, pool.decode(items), strict=True):
                 assert isinstance(frames, Frames)
                 np.testing.assert_array_equal(frames.pixels, READER.read(item).pixels)
-                assert sum(path.stat().st_size for path in folder.iterdir()) < 2 * 200_000
+                assert sum(size_of(path) for path in folder.iterdir()) < 2 * 200_000
     finally:
         for path in folder.iterdir():
             path.unlink()

@@ -1,15 +1,21 @@
 """Loaders: deterministic, sized, and exact when resumed by a real trainer."""
 
+from dataclasses import replace
+
 import lightning
 import pytest
 import torch
 
 from keyekit.data.cache import MediaCache, MediaReader
+from keyekit.data.cost import SampleCost, SampleSize
 from keyekit.data.dataset import ConversationDataset
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import ErrorPolicy
+from keyekit.data.frames_file import drop_pixels
 from keyekit.data.loader import PackLoader, StatefulLoader
+from keyekit.data.packer import PackBudget
 from keyekit.data.sample import parse_sample
+from keyekit.data.sampling import UniformFps
 from keyekit.data.template import ChatTemplate
 from keyekit.testing.tiny import tiny_record as record
 
@@ -141,6 +147,83 @@ def test_resumed_on_other_ranks_nothing_is_left_out(dataset, monkeypatch) -> Non
     loader = PackLoader(dataset, budget=64, seed=1)
     loader.load_state_dict(state)
     assert [[sample.id for sample in batch.samples] for batch in loader] == ids(loader, 0)[4:]
+
+
+class Cubic(SampleCost):
+    """A cost by which samples differ much."""
+
+    def size(self, tokens, grids=(), targets=None) -> SampleSize:
+        measured = super().size(tokens, grids, targets)
+        return replace(measured, flops=float(tokens - 20) ** 3)
+
+
+@pytest.fixture
+def clips(tokenizer, tmp_path, media) -> ConversationDataset:
+    """Texts and clips; with the budget of the tests below one sample in ten stands alone."""
+    reader = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4)
+    encoder = SampleEncoder(tokenizer, ChatTemplate(), MediaCache(tmp_path / "cache", reader))
+    shown = [[("video", f"clip{i % 3}.mp4")] if i % 2 else [] for i in range(40)]
+    records = [record(f"s{i}", "x " * (1 + i % 7 + (i % 10 == 0) * 200), "1", shown[i]) for i in range(40)]
+    given = [parse_sample(line, "f:1", media) for line in records]
+    return ConversationDataset(given, encoder, ErrorPolicy("raise"), BUDGET, cost=Cubic(), long_samples="alone")
+
+
+BUDGET = PackBudget(tokens=200, patches=128)
+
+
+def rounds(clips, monkeypatch, world: int, epoch: int = 0) -> list[list]:
+    """For each rank its batches."""
+    shares = []
+    for rank in range(world):
+        on_rank(monkeypatch, rank, world)
+        loader = PackLoader(clips, BUDGET, seed=5, alone=True)
+        shares.append([loader.batch(epoch, place) for place in range(len(loader))])
+    return shares
+
+
+def test_all_budgets_are_kept_and_long_samples_stand_alone(clips, monkeypatch) -> None:
+    (batches,) = rounds(clips, monkeypatch, 1)
+    assert sorted(sample.id for batch in batches for sample in batch.samples) == sorted(f"s{i}" for i in range(40))
+    lengths = [max(sample.stop for sample in batch.samples) for batch in batches]
+    alone = [batch for batch, length in zip(batches, lengths, strict=True) if length > 200]
+    assert {sample.id for batch in alone for sample in batch.samples} == {"s0", "s10", "s20", "s30"}
+    assert all(len(batch.samples) == 1 and batch.tokens.numel() == batch.samples[0].stop for batch in alone)
+    others = [batch for batch in batches if len(batch.tokens) == 200]
+    assert len(others) + len(alone) == len(batches)
+    assert all(batch.vision is None or len(batch.vision.patches) <= 128 for batch in batches)
+    assert max(len(batch.vision.patches) for batch in batches if batch.vision is not None) == 128
+
+
+def test_ranks_of_a_step_have_equally_much_to_do_and_the_step_the_same_samples(clips, monkeypatch) -> None:
+    (whole,) = rounds(clips, monkeypatch, 1)
+    first, second = rounds(clips, monkeypatch, 2)
+    cost = {encoded.sample.id: clips.cost.of(encoded).flops for encoded in clips.encoded}
+
+    def load(batch) -> float:
+        return sum(cost[sample.id] for sample in batch.samples)
+
+    dealt, balanced = [], []
+    for place, pair in enumerate(zip(first, second, strict=True)):
+        planned = [whole[(2 * place + rank) % len(whole)] for rank in range(2)]
+        assert sorted(s.id for b in pair for s in b.samples) == sorted(s.id for b in planned for s in b.samples)
+        dealt.append(max(map(load, planned)))
+        balanced.append(max(map(load, pair)))
+        assert all(batch.tokens.numel() == 200 or len(batch.samples) == 1 for batch in pair)
+    assert all(after <= before for before, after in zip(dealt, balanced, strict=True))
+    assert sum(after < before for before, after in zip(dealt, balanced, strict=True)) >= 3
+
+
+def test_media_are_decoded_ahead_where_the_cache_has_dropped_them(clips, monkeypatch) -> None:
+    whole = [batch.vision for batch in PackLoader(clips, BUDGET, seed=5, alone=True)]
+    cache = clips.encoder.cache
+    for encoded in clips.encoded:
+        for key in encoded.keys:
+            drop_pixels(cache.folder / f"{key}.frames")
+    monkeypatch.setattr(MediaCache, "_decode_and_store", None)  # in this process nothing is decoded
+    seen = [batch.vision for batch in PackLoader(clips, BUDGET, seed=5, alone=True, decode_workers=1)]
+    for before, after in zip(whole, seen, strict=True):
+        assert (before is None) == (after is None)
+        assert before is None or torch.equal(before.patches, after.patches)
 
 
 def test_a_position_in_other_data_is_refused(dataset) -> None:

@@ -11,16 +11,18 @@ import pytest
 import torch
 
 from keyekit.data.cache import MediaCache
-from keyekit.data.cost import SampleCost
+from keyekit.data.cost import SampleCost, SampleSize
 from keyekit.data.draws import Draws
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.frames_file import drop_pixels
 from keyekit.data.measure import Measures
 from keyekit.data.mixture import Mixture
 from keyekit.data.mixture_loader import MixtureLoader, PackMaker
 from keyekit.data.pack_stream import PackStream
 from keyekit.data.packer import PackBudget
 from keyekit.data.reader import MediaReader
+from keyekit.data.sampling import UniformFps
 from keyekit.data.sources.jsonl import JsonLines
 from keyekit.data.template import ChatTemplate
 from keyekit.testing.distributed import run_distributed
@@ -31,17 +33,24 @@ SAMPLES = {"few": 23, "many": 120}
 ONCE = Counter({f"{name}{number}": 1 for name, count in SAMPLES.items() for number in range(count)})
 
 
+class Cubic(SampleCost):
+    """A cost by which samples differ much."""
+
+    def size(self, tokens, grids=(), targets=None) -> SampleSize:
+        return SampleSize(tokens=tokens, flops=float(tokens - 10) ** 3)
+
+
 class Make:
     """Loaders over two files of short texts, as often as one is wanted."""
 
-    def __init__(self, folder: Path, tokenizer) -> None:
-        self.sources = {}
+    def __init__(self, folder: Path, tokenizer, cost: SampleCost | None = None, budget: PackBudget = BUDGET) -> None:
+        self.sources, self.cost, self.budget = {}, cost or SampleCost(), budget
         for name, count in SAMPLES.items():
             lines = [json.dumps(record(f"{name}{number}", "x " * (1 + number % 9), "1")) for number in range(count)]
             (folder / f"{name}.jsonl").write_text("\n".join(lines))
             self.sources[name] = JsonLines(str(folder / f"{name}.jsonl"))
         self.encoder = SampleEncoder(tokenizer, ChatTemplate(), MediaCache(folder / "cache", MediaReader()))
-        measures = Measures(folder / "measures", self.encoder, SampleCost(), BUDGET)
+        measures = Measures(folder / "measures", self.encoder, self.cost, budget)
         self.sizes = {name: measures.of(source, strict=True).sizes for name, source in self.sources.items()}
         self.tokens = {name: sizes[:, 0] for name, sizes in self.sizes.items()}
 
@@ -49,14 +58,20 @@ class Make:
         self, policy: str = "raise", epoch_packs: int = 9, settings: dict | None = None, **rest
     ) -> MixtureLoader:
         mixture = Mixture(sources=list(SAMPLES), **({"max_epochs": 1} if settings is None else settings))
-        stream = PackStream(Draws(mixture, self.tokens, seed=7), self.sizes, BUDGET, buffer=16)
-        maker = PackMaker(self.sources, self.encoder, SampleCost(), BUDGET, self.tokens)
+        stream = PackStream(Draws(mixture, self.tokens, seed=7), self.sizes, self.budget, buffer=16)
+        maker = PackMaker(self.sources, self.encoder, self.cost, self.budget, self.tokens)
         return MixtureLoader(stream, maker, epoch_packs, ErrorPolicy(policy), **rest)
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory, tokenizer) -> Make:
     return Make(tmp_path_factory.mktemp("mixture"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def costly(tmp_path_factory, tokenizer) -> Make:
+    """Loaders that know what samples cost, with packs of eight or so."""
+    return Make(tmp_path_factory.mktemp("costly"), tokenizer, Cubic(), PackBudget(tokens=200))
 
 
 def batches(loader: MixtureLoader):
@@ -120,6 +135,35 @@ def test_resumed_on_one_two_and_one_ranks_at_fifty_points_every_sample_comes_onc
         assert start + middle + end == whole  # without weights by step not even the order of packs depends on ranks
 
 
+def test_ranks_have_equally_much_to_do_and_every_sample_still_comes_once(costly, monkeypatch) -> None:
+    whole, _ = run_ranks(costly, monkeypatch, 1, None)
+    cost = {f"{name}{n}": size[2] for name, sizes in costly.sizes.items() for n, size in enumerate(sizes.tolist())}
+    tokens = {f"{name}{n}": size[0] for name, sizes in costly.sizes.items() for n, size in enumerate(sizes.tolist())}
+    for world in (2, 3):
+        taken, _ = run_ranks(costly, monkeypatch, world, None)
+        loads = {"dealt": [], "balanced": []}
+        for start in range(0, len(taken), world):
+            planned, found = whole[start : start + world], taken[start : start + world]
+            assert sorted(name for pack in planned for name in pack) == sorted(name for pack in found for name in pack)
+            assert all(sum(tokens[name] for name in pack) <= 200 for pack in found)
+            loads["dealt"].append(max(sum(cost[name] for name in pack) for pack in planned))
+            loads["balanced"].append(max(sum(cost[name] for name in pack) for pack in found))
+        assert all(after <= before for before, after in zip(*loads.values(), strict=True))
+        assert sum(loads["balanced"]) < 0.97 * sum(loads["dealt"])
+
+
+def test_balanced_ranks_resume_at_fifty_points_and_every_sample_comes_once(costly, monkeypatch) -> None:
+    whole, _ = run_ranks(costly, monkeypatch, 1, None)
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        first, second = random.integers(1, len(whole) // 3, 2).tolist()
+        start, state = run_ranks(costly, monkeypatch, 1, None, first)
+        middle, state = run_ranks(costly, monkeypatch, 2, state, second)
+        end, _ = run_ranks(costly, monkeypatch, 1, state)
+        assert Counter(name for pack in (*start, *middle, *end) for name in pack) == ONCE
+        assert start + end == whole[:first] + whole[first + 2 * second :]
+
+
 def take_on_rank(rank: int, world: int, make: Make, state: dict, rounds: int) -> tuple[list, dict]:
     loader, taken = make(epoch_packs=1000, workers=1), []
     loader.load_state_dict(state)
@@ -131,7 +175,8 @@ def take_on_rank(rank: int, world: int, make: Make, state: dict, rounds: int) ->
 
 
 @pytest.mark.timeout(120)
-def test_two_real_processes_with_workers_take_over_from_one_and_give_back(make) -> None:
+def test_two_real_processes_with_workers_take_over_from_one_and_give_back(costly) -> None:
+    make = costly
     loader, start, end = make(epoch_packs=1000), [], []
     for batch in loader:
         start.append(names(batch))
@@ -259,6 +304,35 @@ def test_a_sample_that_became_longer_is_noticed_before_it_bursts_a_pack(tmp_path
     with pytest.raises(BadData, match=r"few\d+ of few has \d+ tokens, but \d+ when the run began") as error:
         list(make(epoch_packs=1000))
     assert error.value.reason == "changed_sample"
+
+
+def test_media_are_decoded_ahead_of_the_packs_and_nothing_changes_by_that(
+    tmp_path, tokenizer, media, monkeypatch
+) -> None:
+    reader = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4)
+    cache = MediaCache(tmp_path / "cache", reader)
+    encoder, cost, budget = SampleEncoder(tokenizer, ChatTemplate(), cache), SampleCost(), PackBudget(tokens=300)
+    lines = [json.dumps(record(f"s{n}", "x", "1", [("video", f"clip{n % 3}.mp4")])) for n in range(12)]
+    (media / "ahead.jsonl").write_text("\n".join(lines))
+    sources = {"clips": JsonLines(str(media / "ahead.jsonl"))}
+    sizes = {"clips": Measures(tmp_path / "measures", encoder, cost, budget).of(sources["clips"], strict=True).sizes}
+    tokens = {"clips": sizes["clips"][:, 0]}
+
+    def loader(**workers) -> MixtureLoader:
+        draws = Draws(Mixture(sources=["clips"], max_epochs=1), tokens)
+        maker = PackMaker(sources, encoder, cost, budget, tokens)
+        return MixtureLoader(PackStream(draws, sizes, budget, 4), maker, 100, ErrorPolicy("raise"), **workers)
+
+    whole, states = list(loader()), []
+    monkeypatch.setattr(MediaCache, "_decode_and_store", None)  # in this process nothing is decoded
+    for workers in (0, 1):
+        for path in cache.folder.glob("*.frames"):
+            drop_pixels(path)
+        ahead = loader(decode_workers=1, workers=workers)
+        for batch, expected in zip(ahead, whole, strict=True):
+            assert torch.equal(batch.vision.patches, expected.vision.patches)
+            states.append(ahead.state_dict()["taken"])
+    assert states == [*range(1, len(whole) + 1)] * 2
 
 
 class Recorder(lightning.LightningModule):

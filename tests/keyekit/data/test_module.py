@@ -4,20 +4,24 @@ import json
 from collections import Counter
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
 from keyekit.data.contrastive import ContrastiveDataModule
+from keyekit.data.cost import SampleCost
 from keyekit.data.errors import BadData
 from keyekit.data.mixture import Mixture
-from keyekit.data.module import ConversationDataModule, prepare_tokenizer, trained_folder
+from keyekit.data.module import ConversationDataModule
+from keyekit.data.packer import PackBudget
 from keyekit.data.reader import MediaReader
-from keyekit.data.sample import parse_sample
 from keyekit.data.sampling import UniformFps
 from keyekit.data.sources.jsonl import JsonLines
 from keyekit.data.tokenizer import load_tokenizer
 from keyekit.data.world.world import World
+from keyekit.models.sizes import NetworkSizes
 from keyekit.testing.tiny import tiny_record as record
+from keyekit.testing.tiny import tiny_vision_language_model
 
 READER = MediaReader(frame_sampler=UniformFps(max_frames=4), min_frame_tokens=4, max_frame_tokens=4, max_image_tokens=4)
 
@@ -123,23 +127,6 @@ def test_weights_repeat_and_draw(world, tmp_path) -> None:
         ConversationDataModule(world=world, train={"count": 0.0})
 
 
-def test_other_texts_or_sizes_have_another_tokenizer_and_none_is_overwritten(tmp_path, media) -> None:
-    def samples(text: str) -> list:
-        return [parse_sample(record("s", text, "1"), "f:1", media)]
-
-    first, other = samples("aaaa bbbb aaaa bbbb"), samples("cccc bbbb cccc bbbb")  # as many texts, as many characters
-    for _ in range(2):
-        prepare_tokenizer(tmp_path, first, 400)
-    before = (trained_folder(tmp_path, first, 400) / "tokenizer.json").read_bytes()
-    prepare_tokenizer(tmp_path, other, 400)
-    prepare_tokenizer(tmp_path, first, 350)
-    folders = {trained_folder(tmp_path, *words) for words in ((first, 400), (other, 400), (first, 350))}
-    assert {path for path in tmp_path.iterdir() if path.is_dir()} == folders
-    assert len(folders) == 3
-    assert (trained_folder(tmp_path, first, 400) / "tokenizer.json").read_bytes() == before
-    assert load_tokenizer(trained_folder(tmp_path, other, 400)).encode(" cccc") != []
-
-
 def test_without_training_data_a_tokenizer_has_to_be_given(world) -> None:
     with pytest.raises(ValueError, match="give the folder of one"):
         ConversationDataModule(world=world, heldout=["count"])
@@ -186,6 +173,67 @@ def test_mistakes_in_mixtures_are_explained(world, tmp_path) -> None:
         ConversationDataModule(world=world, train=["count"], mixture=Mixture(sources=["count"]))
     with pytest.raises(ValueError, match="has no task 'cuont'"):
         mixed(world, tmp_path, mixture=Mixture(sources=["cuont"]))
+
+
+def test_budgets_and_policies_reach_the_packs(world, tmp_path) -> None:
+    settings = {
+        "pack_patches": 32,
+        "pack_flops": 1e12,
+        "cost": "keye_vl_8b_tiny",
+        "long_samples": "alone",
+        "cache_bytes": 10**9,
+        "decode_workers": 1,
+    }
+    budget = PackBudget(tokens=400, patches=32, flops=1e12)
+    data = mixed(world, tmp_path, mixture=Mixture(sources=["count", "arithmetic"], max_epochs=1), **settings)
+    loader = data.train_dataloader()
+    assert (data.encoder.cache.max_bytes, loader.decode_workers, loader.stream.budget) == (10**9, 1, budget)
+    batches = list(loader)
+    assert Counter(sample.task for batch in batches for sample in batch.samples) == {"count": 12, "arithmetic": 10}
+    seeing = [batch for batch in batches if batch.vision is not None]
+    assert {(len(batch.vision.patches), len(batch.samples)) for batch in seeing} == {(64, 1)}  # too many patches: alone
+    assert loader.epoch_packs == data.budget.packs(np.concatenate(list(loader.stream.sizes.values())))
+    assert all(sizes[:, 2].min() > 0 for sizes in loader.stream.sizes.values())
+    plain = mixed(world, tmp_path, train=["count", "arithmetic"], **settings)
+    seeing = [batch for batch in plain.train_dataloader() if batch.vision is not None]
+    assert [len(batch.samples) for batch in seeing] == [1] * 12
+    assert list(plain.training_sources()) == list(data.training_sources()) == ["count", "arithmetic"]
+    assert [sample.id for sample in plain.training_sources()["count"]] == [
+        s.id for s in data.training_sources()["count"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"train": ["count", "arithmetic"]}, {"mixture": Mixture(sources=["count", "arithmetic"], max_epochs=1)}]
+)
+def test_packs_that_cost_alike(world, tmp_path, chosen) -> None:
+    data = mixed(world, tmp_path, cost="keye_vl_8b_tiny", pack_slack=0.1, **chosen)
+    loader = data.train_dataloader()
+    seen = Counter(sample.id for _, batch in zip(range(30), loader, strict=False) for sample in batch.samples)
+    assert len(seen) == 22
+    budget = loader.budget if "train" in chosen else loader.stream.budget
+    sizes = [
+        data.sample_cost().of(data.encoder.encode(s)) for source in data.training_sources().values() for s in source
+    ]
+    assert budget == PackBudget.alike(sizes, 400, slack=0.1, alone=True)
+
+
+def test_operations_are_those_of_the_network_that_is_trained(world, tmp_path) -> None:
+    for limit in ({"pack_flops": 1e12}, {"pack_slack": 0.02}):
+        with pytest.raises(ValueError, match="limits operations, but no network says what a sample costs"):
+            mixed(world, tmp_path, train=["arithmetic"], **limit)
+    with pytest.raises(ValueError, match="give one of them"):
+        ConversationDataModule(train=["arithmetic"], pack_flops=1e12, pack_slack=0.02)
+    data = mixed(world, tmp_path, train=["arithmetic"])
+    assert data.sample_cost().sizes is None
+    task, trainer = lightning.LightningModule(), lightning.Trainer(accelerator="cpu", logger=False, max_steps=0)
+    task.network = tiny_vision_language_model()
+    trainer.strategy.connect(task)
+    data.trainer = trainer
+    assert data.sample_cost().sizes == NetworkSizes.of(task.network)
+    own = SampleCost.of_network(task.network)
+    data.cost = own
+    assert data.sample_cost() is own
 
 
 class Counting(lightning.LightningModule):

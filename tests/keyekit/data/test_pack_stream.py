@@ -60,3 +60,21 @@ def test_from_any_state_the_stream_goes_on_exactly(buffer: int) -> None:
         other = stream(**settings)
         other.load_state_dict(json.loads(states[cut]))
         assert everything(other) == whole[cut:]
+
+
+@pytest.mark.parametrize("buffer", [1, 7, 200])
+def test_with_another_buffer_every_sample_still_comes_once(buffer: int) -> None:
+    packs, seen = stream(max_epochs=1, buffer=64), Counter()
+    for _ in range(30):
+        seen.update(packs.next(0))
+    other = stream(max_epochs=1, buffer=buffer)
+    other.load_state_dict(json.loads(json.dumps(packs.state_dict())))
+    seen.update(draw for pack in everything(other) for draw in pack)
+    assert seen == Counter({(name, n): 1 for name, count in (("a", 200), ("b", 90)) for n in range(count)})
+
+
+def test_a_sample_is_measured_by_name() -> None:
+    packs = stream()
+    draw = packs.next(0)[0]
+    assert packs.size(draw).measures == tuple(sizes()[draw.source][draw.index])
+    assert packs.budget == PackBudget(tokens=64, patches=64)

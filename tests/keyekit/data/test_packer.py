@@ -66,10 +66,33 @@ def test_what_waits_is_all_the_state() -> None:
     for index in range(60):
         packer.add(index, sizes[index])
     restored = Packer(budget, buffer=16)
-    assert all(restored.add(index, sizes[index]) is None for index in packer.waiting)
+    restored.restore([(index, sizes[index]) for index in packer.waiting])
     for index in range(60, 120):
         assert packer.add(index, sizes[index]) == restored.add(index, sizes[index])
     assert list(packer.drain()) == list(restored.drain())
+
+
+def test_restored_with_a_smaller_buffer_or_budget_nothing_is_lost() -> None:
+    sizes = sizes_of(1, 120)
+    packer, packs = Packer(PackBudget(tokens=90), buffer=64), []
+    packs += [pack for index in range(60) if (pack := packer.add(index, sizes[index]))]
+    waiting = [(index, sizes[index]) for index in packer.waiting]
+    smaller = Packer(PackBudget(tokens=50), buffer=4, alone=True)
+    smaller.restore(waiting)
+    packs += [pack for index in range(60, 120) if (pack := smaller.add(index, sizes[index]))]
+    packs += smaller.drain()
+    assert sorted(index for pack in packs for index in pack) == list(range(120))
+    with pytest.raises(ValueError, match=r"sample \d+ has 5\d tokens, a pack holds 50: leave it out"):
+        Packer(PackBudget(tokens=50)).restore(waiting)
+
+
+def test_what_is_limited_and_how_many_packs_that_needs_at_least() -> None:
+    size = SampleSize(tokens=4, patches=20, flops=3.0)
+    assert PackBudget(tokens=8).limited(size) == (4,)
+    assert PackBudget(tokens=8, flops=9.0).limited(size) == (4, 3.0)
+    sizes = np.array([size.measures] * 5)
+    assert PackBudget(tokens=8).packs(sizes) == 3
+    assert PackBudget(tokens=8, patches=24, flops=9.0).packs(sizes) == 5
 
 
 def test_the_last_place_is_exchanged_for_a_better_one() -> None:
@@ -97,6 +120,7 @@ def test_packs_of_alike_operations() -> None:
     assert spread["alike"] < 1.06 < spread["tokens"]
     dear = [*sizes, SampleSize(tokens=10, flops=1e9)]
     assert PackBudget.alike(dear, tokens=600).flops == 1e9
+    assert (PackBudget.alike(dear, tokens=600, alone=True).flops or 0) < 1e9
 
 
 def test_mistakes_are_explained() -> None:

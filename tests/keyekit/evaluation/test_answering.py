@@ -61,6 +61,18 @@ def test_every_question_gets_one_answer_or_the_reason_why_not(answerer, samples)
     assert all(1 <= answers[name].tokens <= 4 and answers[name].finish_reason for name in ("q0", "q2", "q4"))
 
 
+def test_media_are_decoded_ahead_of_the_questions(answerer, samples, tmp_path, monkeypatch):
+    alone = said(answerer, samples)
+    encoder = answerer.encoder
+    cache = MediaCache(tmp_path, encoder.cache.reader, max_bytes=2**30)
+    ahead = replace(answerer, decode_workers=1, encoder=SampleEncoder(encoder.tokenizer, encoder.template, cache))
+    good = [sample for sample in samples if sample.id in ("q0", "q2", "q4")]
+    with monkeypatch.context() as patch:
+        patch.setattr(MediaCache, "_decode_and_store", None)  # in this process nothing is decoded
+        assert said(ahead, good) == {name: text for name, text in alone.items() if text}
+    assert said(ahead, samples) == alone
+
+
 def said(answerer: NetworkAnswerer, samples: list[Sample]) -> dict[str, str]:
     return {answer.sample.id: answer.text for answer in answerer.answers(samples)}
 

@@ -18,10 +18,10 @@ from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
 from keyekit.data.hygiene.contamination import BenchmarkMedia, benchmark_files
 from keyekit.data.hygiene.duplicates import DuplicateFinder, Duplicates
+from keyekit.data.hygiene.embeddings import embedded_hits
 from keyekit.data.hygiene.perceptual_hash import frame_hashes
 from keyekit.data.hygiene.reading import EncodedEntry, Problem, SampleReader
 from keyekit.data.long_samples import fitted
-from keyekit.data.packer import PackBudget
 from keyekit.data.sample import ContentItem
 
 __all__ = ["Findings", "check", "main"]
@@ -37,7 +37,7 @@ class Findings:
         entries: Entries of all sources.
         problems: Entries that cannot be used.
         duplicates: Samples and media that repeat others.
-        contaminated: For each benchmark the samples that show its media.
+        contaminated: For each benchmark the samples that show its media, or by their embeddings ask what it asks.
         unreadable: Media of benchmarks that could not be read.
     """
 
@@ -67,6 +67,7 @@ def check(
     benchmarks: Path | None = None,
     media_threshold: float = 0.95,
     text_threshold: float = 0.9,
+    embeddings: Path | None = None,
 ) -> Findings:
     """Read everything once and compare it.
 
@@ -75,14 +76,18 @@ def check(
         benchmarks: Folder with one folder of images and videos a benchmark; ``None`` leaves contamination out.
         media_threshold: Jaccard similarity of hashes above which media are alike (Keye-VL 8B sheet 4.5).
         text_threshold: Jaccard similarity of shingles above which texts are alike.
+        embeddings: Folder with embeddings of samples and benchmarks, as
+            :func:`~keyekit.data.hygiene.embeddings.embedded_hits` reads it.
 
     Raises:
-        CommandError: If the folder holds no media.
+        FileNotFoundError: If a folder is missing.
+        ValueError: If there are no media in one, or a file of the other cannot be understood.
     """
     cache = subject.encoder.cache
+    lengths = {name: len(source) for name, source in subject.sources.items()}
+    near = {} if embeddings is None else embedded_hits(embeddings, lengths)
     known, counts, unreadable = _benchmark_media(cache, benchmarks, media_threshold)
     finder, hashes, contaminated = DuplicateFinder(media_threshold, text_threshold), {}, defaultdict(list)
-    budget = PackBudget(tokens=subject.data.pack_tokens)
     with progress_bar() as bar:
         task = bar.add_task("checking samples", total=None)
         reader = SampleReader(
@@ -90,7 +95,7 @@ def check(
         )
         for entry in reader:
             try:
-                fitted(entry.sample, subject.cost, budget)
+                fitted(entry.sample, subject.cost, subject.data.budget, subject.data.long_samples)
                 _hash_media(cache, entry, hashes)
             except BadData as error:
                 reader.problems.append(Problem(entry.source, entry.index, error.reason, error.message))
@@ -98,9 +103,11 @@ def check(
             for key, item in zip(entry.sample.keys, entry.sample.sample.media, strict=True):
                 finder.add_medium(key, str(item.path), hashes[key])
             finder.add(entry.place, entry.sample.sample, entry.sample.keys)
-            for benchmark in {hit for key in entry.sample.keys for hit in known.hits(hashes[key])}:
+            hits = {hit for key in entry.sample.keys for hit in known.hits(hashes[key])}
+            hits |= {name for name, places in near.items() if entry.index in places.get(entry.source, ())}
+            for benchmark in hits:
                 contaminated[benchmark].append(entry.place)
-    found = {benchmark: contaminated[benchmark] for benchmark in counts}
+    found = {benchmark: contaminated[benchmark] for benchmark in {**counts, **near}}
     return Findings(reader.total, reader.problems, finder.found(), found, unreadable)
 
 
@@ -109,12 +116,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = CommandParser("check", "Schema, decodability, duplicates and contamination of what a recipe trains on.")
     parser.add_argument("subject", metavar="RECIPE|FILE|FOLDER")
     parser.add_argument("--benchmarks", type=Path, help="folder with one folder of images and videos a benchmark")
+    parser.add_argument("--embeddings", type=Path, help="folder with embeddings of samples and benchmarks")
     parser.add_argument("--media-threshold", type=float, default=0.95, help="similarity of media that are alike; 0.95")
     parser.add_argument("--text-threshold", type=float, default=0.9, help="similarity of texts that are alike; 0.9")
     parser.add_argument("--report", type=Path, help="JSONL file for every finding")
     options, subject = parser.subject(arguments)
     try:
-        findings = check(subject, options.benchmarks, options.media_threshold, options.text_threshold)
+        thresholds = options.media_threshold, options.text_threshold
+        findings = check(subject, options.benchmarks, *thresholds, embeddings=options.embeddings)
     except ValueError as error:
         raise CommandError(str(error)) from error
     _render(findings, subject.name)
@@ -170,9 +179,7 @@ def _render(findings: Findings, name: str) -> None:
     for group in sorted(duplicates.samples, key=len, reverse=True)[:_EXAMPLES]:
         print(f"  {group[0]} comes {len(group)} times, for example {group[1]}")
     if findings.contaminated:
-        table = Table(
-            "benchmark", "samples that show its media", "for example", title="Contamination", title_justify="left"
-        )
+        table = Table("benchmark", "samples to drop", "for example", title="Contamination", title_justify="left")
         for benchmark, places in findings.contaminated.items():
             table.add_row(benchmark, f"{len(places):,}", "\n".join(places[:_EXAMPLES]))
         console.print(table)

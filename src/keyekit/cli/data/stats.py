@@ -15,7 +15,6 @@ from keyekit.cli.data.subject import CommandParser, DataSubject, progress_bar
 from keyekit.data.errors import BadData
 from keyekit.data.hygiene.reading import EncodedEntry, Problem, SampleReader
 from keyekit.data.hygiene.statistics import PackingStatistics, SourceStatistics, Statistics, histogram
-from keyekit.data.packer import PackBudget
 
 __all__ = ["Summary", "main", "summarise"]
 
@@ -65,8 +64,7 @@ def summarise(subject: DataSubject, ranks: int = 8, thumbnails: bool = False) ->
                     chosen.append(_thumbnail(subject, entry))
                 except BadData as error:
                     reader.problems.append(Problem(entry.source, entry.index, error.reason, error.message))
-    budget = PackBudget(tokens=subject.data.pack_tokens)
-    packing = statistics.packing(budget, subject.data.seed, ranks, step=8 * ranks)
+    packing = statistics.packing(subject.data.budget, subject.data.seed, ranks, step=8 * ranks)
     return Summary(statistics, packing, subject.data.pack_tokens, reader.problems, chosen)
 
 

@@ -108,14 +108,17 @@ def subject_of(options: argparse.Namespace, others: Sequence[str]) -> DataSubjec
     assert data is not None
     data.policy = ErrorPolicy("skip")
     data.heldout_sources = ()  # what is asked in evaluation is never trained on
+    if options.cost is not None:
+        data.cost = options.cost
+    elif data.cost is None and sizes is not None:
+        data.cost = SampleCost(sizes, data.reader.geometry.patch_size)
+    try:
+        cost = data.sample_cost()
+    except ValueError as error:
+        raise CommandError(f"--cost: {error}" if options.cost is not None else str(error)) from error
     data.prepare_data()
     data.setup("inspect")  # loads the encoder; nothing is encoded yet
-    side = data.reader.geometry.patch_size
-    try:
-        cost = SampleCost(sizes, side) if options.cost is None else SampleCost.of_preset(options.cost, side)
-    except ValueError as error:
-        raise CommandError(f"--cost: {error}") from error
-    return DataSubject(name=word, data=data, sources=_sources(data), cost=cost)
+    return DataSubject(name=word, data=data, sources=data.training_sources(), cost=cost)
 
 
 def progress_bar() -> Progress:
@@ -166,6 +169,11 @@ def _over_files(path: Path, options: argparse.Namespace, like: ConversationDataM
         reader=like.reader,
         cache=cache,
         pack_tokens=like.pack_tokens,
+        pack_patches=like.budget.patches,
+        pack_flops=like.budget.flops,
+        long_samples=like.long_samples,
+        cost=like.cost,
+        cache_bytes=like.cache_bytes,
         workers=like.workers,
         seed=like.seed,
     )
@@ -185,16 +193,4 @@ def _file_sources(path: Path, options: argparse.Namespace) -> dict[str, Source]:
         media = {} if file.suffix == ".tar" else {"media": options.media}
         name = str(file.relative_to(folder))
         found[name] = _SOURCES[file.suffix](str(file), format=build("conversation_format", options.format), **media)
-    return found
-
-
-def _sources(data: ConversationDataModule) -> dict[str, Source]:
-    given = dict.fromkeys(data.train_sources) if data.mixture is None else dict.fromkeys(data.mixture.names)
-    found: dict[str, Source] = {}
-    for name in given:
-        source = name if data.mixture is None else data.mixture.source(name)
-        if isinstance(source, str):
-            path = source if source.endswith(".jsonl") or data.world is None else data.world.files.path(source, "train")
-            source = JsonLines(str(path))
-        found[name] = source
     return found

@@ -33,6 +33,24 @@ def test_everything_that_was_planted_is_found(folder: Path, capsys) -> None:
     assert "benchmark medium left out" in out
 
 
+def test_embeddings_of_samples_and_benchmarks_are_compared(folder: Path, capsys) -> None:
+    unit = np.eye(4, dtype=np.float32)
+    for name in ("samples/deep", "benchmarks"):
+        (Path("embeddings") / name).mkdir(parents=True)
+    np.savez("embeddings/samples/deep/more.json.npz", images=unit[:1], texts=unit[:1], entries=np.array([0]))
+    np.savez("embeddings/samples/pictures.jsonl.npz", images=unit[1:3], texts=unit[:2], entries=np.array([0, 3]))
+    np.savez("embeddings/benchmarks/MMBench.npz", images=unit, texts=unit)
+    words = ["data", "check", str(folder), "--embeddings", "embeddings", "--report", "report.jsonl"]
+    assert main(words) == 1
+    records = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
+    found = [(record["benchmark"], record["sample"]) for record in records if record["finding"] == "contaminated"]
+    assert found == [("MMBench", "deep/more.json[0] clip")]
+    assert "samples to drop" in capsys.readouterr().out
+    np.savez("embeddings/samples/nothing.npz", images=unit, texts=unit, entries=np.arange(4))
+    assert main(words) == 2
+    assert "there is no source 'nothing'" in capsys.readouterr().err
+
+
 def test_clean_data_pass(folder: Path, capsys) -> None:
     assert main(["data", "check", str(folder / "deep")]) == 0
     assert "2 of 2 entries can be used" in capsys.readouterr().out
