@@ -214,8 +214,9 @@ def _costs(sizes: NetworkSizes, setting: Setting) -> Costs:
     grids = [setting.grid(sizes.merge)] if setting.frames else []
     patches = setting.frames * setting.frame_tokens * sizes.merge**2
     tokens, precision = setting.sequence_length, PRECISIONS[setting.precision]
-    # A rank of a sequence group has its share of the tokens.
-    held = partial(activation_memory, sizes, -(-tokens // setting.sequence_ranks), patches, precision=precision)
+    # A rank of a sequence group has its share of the tokens and of the media among them.
+    shares = [-(-number // setting.sequence_ranks) for number in (tokens, patches)]
+    held = partial(activation_memory, sizes, *shares, precision=precision)
     reference = None
     if any(layer.topk or isinstance(layer.pattern, BlockPattern | NativePattern) for layer, _ in sizes.layers):
         reference = held(sparse_reference=True)

@@ -61,4 +61,5 @@ def test_parts_that_are_recomputed_and_packs_that_are_shared() -> None:
     assert alone.planned.decoder == alone.checkpointed.decoder < alone.activations.decoder
     assert alone.planned.vision == alone.activations.vision
     assert shared.planned.decoder == alone.planned.decoder / 2
+    assert shared.planned.vision == alone.planned.vision / 2
     assert shared.forward == alone.forward  # of the whole pack
