@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keyekit.callbacks.answers import AnswerReport
     from keyekit.callbacks.checkpoints import RunCheckpoints
+    from keyekit.callbacks.decoding import DecodingSpeed
+    from keyekit.callbacks.experts import ExpertLoad
     from keyekit.callbacks.export import Export
+    from keyekit.callbacks.gradient_norms import GradientNorms
+    from keyekit.callbacks.memory import MemoryUse
     from keyekit.callbacks.previews import SamplePreviews
     from keyekit.callbacks.progress import TrainingProgress
     from keyekit.callbacks.selection import SelectionRecall
@@ -18,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswerReport",
+    "DecodingSpeed",
+    "ExpertLoad",
     "Export",
+    "GradientNorms",
+    "MemoryUse",
     "RunCheckpoints",
     "RunSummary",
     "SamplePreviews",
@@ -30,7 +38,11 @@ __all__ = [
 
 _MODULES = {
     "AnswerReport": "answers",
+    "DecodingSpeed": "decoding",
+    "ExpertLoad": "experts",
     "Export": "export",
+    "GradientNorms": "gradient_norms",
+    "MemoryUse": "memory",
     "RunCheckpoints": "checkpoints",
     "RunSummary": "summary",
     "SamplePreviews": "previews",

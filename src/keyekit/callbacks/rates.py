@@ -20,6 +20,7 @@ class Work:
     Args:
         tokens: Tokens of samples; the padding of a pack is not counted.
         targets: Tokens that carry a loss; pairs in a contrastive batch.
+        vision_tokens: Those of them that stand for pictures; 0 in a contrastive batch, whose text is apart.
         patches: Vision patches before merging.
         samples: Conversations; pairs in a contrastive batch.
         padded: Tokens with the padding of packs.
@@ -30,6 +31,7 @@ class Work:
 
     tokens: float = 0
     targets: float = 0
+    vision_tokens: float = 0
     patches: float = 0
     samples: float = 0
     padded: float = 0
@@ -54,6 +56,8 @@ class Work:
             return {}
         found = {
             "tokens_per_second": self.tokens / self.seconds,
+            "text_tokens_per_second": (self.tokens - self.vision_tokens) / self.seconds,
+            "vision_tokens_per_second": self.vision_tokens / self.seconds,
             "targets_per_second": self.targets / self.seconds,
             "patches_per_second": self.patches / self.seconds,
             "samples_per_second": self.samples / self.seconds,
@@ -77,6 +81,7 @@ def work_of(batch: Any) -> Work:
     return Work(
         tokens=sum(sample.stop - sample.start for sample in batch.samples),
         targets=batch.num_targets,
+        vision_tokens=len(batch.vision_index),
         patches=0 if batch.vision is None else len(batch.vision.patches),
         samples=len(batch.samples),
         padded=batch.segments.total,

@@ -22,6 +22,7 @@ class Throughput(lightning.Callback):
     """Log rates over a window of steps under ``throughput/``, summed over all ranks.
 
     - ``tokens_per_second``: tokens of samples, without the padding of packs;
+    - ``text_tokens_per_second`` and ``vision_tokens_per_second``: the same of text and of pictures alone;
     - ``targets_per_second``: tokens that carry a loss (pairs of a contrastive batch);
     - ``patches_per_second``: vision patches before merging;
     - ``samples_per_second``: conversations (pairs of a contrastive batch);

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from keyekit.batch import Batch, VisionBatch
-from keyekit.models.flops import training_flops
+from keyekit.models.flops import Flops, forward_flops, training_flops
 from keyekit.models.sizes import NetworkSizes
 from keyekit.models.vision_language import VisionLanguageModel
 
@@ -46,22 +48,26 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 class StepFlops:
     """Counts the operations of forward and backward over the samples of a batch; padding is no useful work.
 
+    Vision tower, projector and decoder may be frozen, each as a whole. A frozen part has no gradient of its weights, and none
+    of its input either if nothing before it trains.
+
     Args:
         network: The network that is trained.
 
     Raises:
         ValueError: If its operations are not known: it is no :class:`VisionLanguageModel`, has parts that can only be guessed,
-            or some of it is frozen.
+            or a part is frozen by halves.
     """
 
     def __init__(self, network: nn.Module) -> None:
         if not isinstance(network, VisionLanguageModel):
             raise ValueError(f"operations are known of VisionLanguageModel, not of {type(network).__name__}")
-        if not all(parameter.requires_grad for parameter in network.parameters()):
-            raise ValueError("a part of the network is frozen, and operations are counted for training all of it")
+        self._trains = {name: _trains(name, part) for name, part in network.named_children()}
         self.sizes = NetworkSizes.of(network)
         if self.sizes.assumptions:
             raise ValueError("; ".join(self.sizes.assumptions))
+        if not self._trains["decoder"] and any(layer.topk or layer.pattern for layer, _ in self.sizes.layers):
+            raise ValueError("the operations of a frozen decoder with sparse attention are not known")
 
     def of(self, batch: Any) -> float:
         """Operations of one step; 0 for a batch of another kind."""
@@ -69,7 +75,37 @@ class StepFlops:
             return 0.0
         lengths = [sample.stop - sample.start for sample in batch.samples]
         media = [] if batch.vision is None else _media(batch.vision)
-        return training_flops(self.sizes, lengths, media, targets=batch.num_targets).total
+        everything = training_flops(self.sizes, lengths, media, targets=batch.num_targets)
+        if all(self._trains.values()):
+            return everything.total
+        forward = forward_flops(self.sizes, lengths, media, targets=batch.num_targets)
+        return _without_frozen(everything, forward, self._trains).total
+
+
+def _trains(name: str, part: nn.Module) -> bool:
+    trained = {parameter.requires_grad for parameter in part.parameters()}
+    if len(trained) > 1:
+        raise ValueError(f"the {name} is frozen by halves, and operations are counted for whole parts")
+    return trained == {True}
+
+
+def _without_frozen(everything: Flops, forward: Flops, trains: Mapping[str, bool]) -> Flops:
+    """What is left of the operations of a training when parts are frozen.
+
+    A matrix costs its forward once, once more for the gradient of its input, and once more for that of its weight. Attention
+    has no weights: it costs all three, or the forward alone.
+    """
+    changed: dict[str, float] = {}
+    if not trains["vision"]:
+        changed |= {"vision_linear": forward.vision_linear, "vision_attention": forward.vision_attention}
+    if not trains["projector"]:
+        changed["projector"] = forward.projector * (2 if trains["vision"] else 1)
+    if not trains["decoder"]:
+        follows = trains["vision"] or trains["projector"]
+        matrices = ("linear", "head", "router", "experts")
+        changed |= {name: getattr(forward, name) * (2 if follows else 1) for name in matrices}
+        changed["attention"] = forward.attention * (3 if follows else 1)
+    return replace(everything, **changed)
 
 
 def _media(vision: VisionBatch) -> list[tuple[int, int, int]]:

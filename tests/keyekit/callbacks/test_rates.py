@@ -16,7 +16,7 @@ class Clock:
 
 
 def test_padding_is_not_work(batch):
-    assert work_of(batch) == Work(tokens=26, targets=4, patches=24, samples=3, padded=32, steps=1)
+    assert work_of(batch) == Work(tokens=26, targets=4, vision_tokens=6, patches=24, samples=3, padded=32, steps=1)
 
 
 def test_a_pack_of_text_has_no_patches(batch):
@@ -32,9 +32,13 @@ def test_a_foreign_batch_is_a_step():
 
 
 def test_rates():
-    work = Work(tokens=26, targets=4, patches=24, samples=3, padded=32, steps=1, seconds=2.0, waited=0.5)
+    work = Work(
+        tokens=26, targets=4, vision_tokens=6, patches=24, samples=3, padded=32, steps=1, seconds=2.0, waited=0.5
+    )
     assert work.rates() == {
         "tokens_per_second": 13,
+        "text_tokens_per_second": 10,
+        "vision_tokens_per_second": 3,
         "targets_per_second": 2,
         "patches_per_second": 12,
         "samples_per_second": 1.5,

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from keyekit.batch import Batch
 from keyekit.callbacks.utilisation import StepFlops, device_name, peak_flops
 from keyekit.models.flops import training_flops
 from keyekit.models.presets import keye_vl_8b_tiny
-from keyekit.testing.tiny import tiny_batch
+from keyekit.nn.attention.dsa import DSA
+from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 
 def test_padding_is_no_work() -> None:
@@ -33,9 +37,37 @@ def test_what_is_not_known_is_an_error() -> None:
     with pytest.raises(ValueError, match="not of Linear"):
         StepFlops(nn.Linear(2, 2))
     network = keye_vl_8b_tiny()
-    network.vision.requires_grad_(False)
-    with pytest.raises(ValueError, match="frozen"):
+    network.decoder.norm.requires_grad_(False)
+    with pytest.raises(ValueError, match="the decoder is frozen by halves"):
         StepFlops(network)
+    sparse = tiny_vision_language_model(partial(DSA, topk=4, num_indexer_heads=2, indexer_head_dim=16))
+    sparse.decoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen decoder with sparse attention"):
+        StepFlops(sparse)
+
+
+@pytest.mark.parametrize(
+    "frozen", [("vision",), ("projector",), ("vision", "projector"), ("vision", "decoder"), ("decoder",)]
+)
+def test_frozen_parts_count_what_torch_computes(frozen) -> None:
+    """Against PyTorch's own count of the products of a training step, relative to the same with nothing frozen."""
+    network = tiny_vision_language_model()
+    batch = tiny_batch(
+        lengths=(10,) * 8, grids=((2, 4),) * 8, tail=0
+    )  # short, for torch counts squares of causal attention
+    full, full_counted = StepFlops(network).of(batch), counted(network, batch)
+    for part in frozen:
+        getattr(network, part).requires_grad_(False)
+    share, share_counted = StepFlops(network).of(batch) / full, counted(network, batch) / full_counted
+    assert share == pytest.approx(share_counted, rel=0.03)
+
+
+def counted(network: nn.Module, batch: Batch) -> int:
+    with FlopCounterMode(display=False) as counter:
+        hidden = network(batch).hidden[batch.labels != -100]
+        (hidden @ network.decoder.lm_head.weight.T).sum().backward()
+    network.zero_grad()
+    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
