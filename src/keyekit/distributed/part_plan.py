@@ -46,7 +46,9 @@ class PartPlan:
         if self.sharding not in ("full", "hybrid", "replicate"):
             raise ValueError(f"sharding={self.sharding!r}: choose 'full', 'hybrid' or 'replicate'")
         if self.sharding == "hybrid" and self.shard_group is None:
-            raise ValueError("sharding='hybrid' needs shard_group: how many ranks share one copy, such as 8 of a machine")
+            raise ValueError(
+                "sharding='hybrid' needs shard_group: how many ranks share one copy, such as 8 of a machine"
+            )
         if self.sharding != "hybrid" and self.shard_group is not None:
             raise ValueError(
                 f"shard_group={self.shard_group} says how 'hybrid' shards, but sharding={self.sharding!r}: drop one of them"

@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import Shard
 from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +20,7 @@ from keyekit.models.decoder import Decoder, DecoderOutput
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.attention.base import AttentionOutput
 from keyekit.nn.moe.base import FeedForwardOutput, RouterStatistics, Routing, SequenceStatistics
+from keyekit.nn.moe.dispatch import Dispatcher
 from keyekit.nn.moe.experts import Experts
 
 __all__ = ["blocks_of", "shard_network"]
@@ -44,10 +47,8 @@ def shard_network(network: nn.Module, plan_of: Callable[[str], PartPlan], grid: 
         for block in blocks_of(part):
             if plan.activation_checkpointing:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-            for experts in _split_experts(block, grid):
-                unit = _shard(experts, plan, grid, grid.expert_shards)
-                # Their gradients hold the tokens of all ranks of the expert group: the mean is over all ranks nevertheless.
-                unit.set_gradient_divide_factor(float(grid.world_size))
+            for experts in _divided_experts(block, grid):
+                _shard_experts(experts, plan, grid)
             _shard(block, plan, grid)
         if isinstance(part, Decoder):
             if part.lm_head.weight is not part.embed_tokens.weight:
@@ -69,28 +70,84 @@ def blocks_of(part: nn.Module) -> Iterator[nn.Module]:
             yield from blocks_of(child)
 
 
-def _split_experts(block: nn.Module, grid: RankGrid) -> list[Experts]:
+def _divided_experts(block: nn.Module, grid: RankGrid) -> list[Experts]:
     """The experts of a block, if each rank holds some of them alone."""
     if grid.expert_parallel == 1:
         return []
     return [module for module in block.modules() if isinstance(module, Experts)]
 
 
+def _shard_experts(experts: Experts, plan: PartPlan, grid: RankGrid) -> None:
+    """Shard experts that are divided among ranks over those ranks that hold the same ones, along their inner axes."""
+    ranks = grid.expert_shards.size()
+    for matrices in (experts.gate_up_proj, experts.down_proj):
+        if matrices.shape[1] % ranks:
+            raise ValueError(
+                f"experts of shape {list(matrices.shape[1:])} cannot be cut evenly among the {ranks} ranks that hold the same "
+                f"ones: choose expert_parallel such that {grid.world_size} / expert_parallel divides {matrices.shape[1]}"
+            )
+    experts.dispatcher = partial(_with_mean_gradients, experts.dispatcher, grid.expert_parallel)
+    _shard(experts, plan, grid, mesh=grid.expert_shards, placement=lambda parameter: Shard(1))
+
+
+def _with_mean_gradients(
+    dispatcher: Dispatcher,
+    ranks: int,
+    hidden: Tensor,
+    routing: Routing,
+    compute: Callable[[Tensor, Routing], Tensor],
+) -> Tensor:
+    """Dispatch such that the gradient of the experts is the mean over the ranks whose tokens they see.
+
+    It arrives as the sum over these ranks, and FSDP2 divides by those among which it shards alone. What the tokens get back
+    stays as it is.
+    """
+
+    def scaled(rows: Tensor, visits: Routing) -> Tensor:
+        made = compute(_scale_gradient(rows, float(ranks)), visits)
+        return _scale_gradient(made, 1.0 / ranks)
+
+    return dispatcher(hidden, routing, scaled)
+
+
+def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+    scaled = _ScaleGradient.apply(x, factor)
+    assert isinstance(scaled, Tensor)
+    return scaled
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
 def _shard(
-    module: nn.Module, plan: PartPlan, grid: RankGrid, mesh: Any = None, keep_gathered: bool = False
-) -> FSDPModule:
+    module: nn.Module,
+    plan: PartPlan,
+    grid: RankGrid,
+    *,
+    mesh: DeviceMesh | None = None,
+    placement: Callable[[nn.Parameter], Shard] | None = None,
+    keep_gathered: bool = False,
+) -> None:
     """Make a module one unit of FSDP2."""
     offload = CPUOffloadPolicy(pin_memory=grid.device_type != "cpu") if plan.offload else OffloadPolicy()
     unit = fully_shard(
         module,
         mesh=mesh or grid.shards(plan),
         reshard_after_forward=plan.reshard_after_forward and not keep_gathered,
+        shard_placement_fn=placement,
         mp_policy=MixedPrecisionPolicy(param_dtype=plan.gathered_dtype, reduce_dtype=plan.reduced_dtype),
         offload_policy=offload,
     )
     # Gloo knows neither means nor scaled sums.
     unit.set_force_sum_reduction_for_comms(grid.device_type == "cpu")
-    return unit
 
 
 @torch.no_grad()

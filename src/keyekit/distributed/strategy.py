@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
+from keyekit.distributed.checkpointing import ShardedCheckpoints
+from keyekit.distributed.expert_parallel import install_expert_parallel
 from keyekit.distributed.mesh import RankGrid
 from keyekit.distributed.part_plan import PartPlan
+from keyekit.distributed.sequence_parallel import install_sequence_parallel
 from keyekit.distributed.sharding import shard_network
+from keyekit.distributed.vision_balance import install_vision_balance
 
 __all__ = ["Sharded"]
 
@@ -33,6 +39,7 @@ class Sharded(ModelParallelStrategy):
         balance_vision: Whether images travel to ranks with less vision work, and their features back.
         reduce_every_pack: Whether gradients are reduced after every accumulated pack, so that a rank holds shards alone.
             Without, they are reduced once a step, which saves traffic and costs memory for whole gradients.
+        asynchronous_checkpoints: Whether training goes on while a checkpoint is written.
         process_group_backend: Communication library; by default NCCL on GPUs and Gloo on processors.
         timeout_minutes: Time after which a rank that does not answer ends the run.
     """
@@ -46,6 +53,7 @@ class Sharded(ModelParallelStrategy):
         sequence_parallel: int = 1,
         balance_vision: bool = False,
         reduce_every_pack: bool = True,
+        asynchronous_checkpoints: bool = True,
         process_group_backend: Literal["nccl", "gloo"] | None = None,
         timeout_minutes: float = 30.0,
     ) -> None:
@@ -57,6 +65,7 @@ class Sharded(ModelParallelStrategy):
         self.sequence_parallel = sequence_parallel
         self.balance_vision = balance_vision
         self.reduce_every_pack = reduce_every_pack
+        self.checkpoints = ShardedCheckpoints(asynchronous=asynchronous_checkpoints)
         self._grid: RankGrid | None = None
 
     @property
@@ -93,6 +102,12 @@ class Sharded(ModelParallelStrategy):
         """Spread a network over the ranks; nothing happens the second time."""
         if isinstance(network, FSDPModule):
             return
+        if self.expert_parallel > 1:
+            install_expert_parallel(network, self.grid.experts)
+        if self.sequence_parallel > 1:
+            install_sequence_parallel(network, self.grid.sequence)
+        if self.balance_vision:
+            install_vision_balance(network, self.grid.everyone)  # pyright: ignore[reportArgumentType]
         shard_network(network, self.plan_of, self.grid)
 
     def model_to_device(self) -> None:
@@ -118,6 +133,43 @@ class Sharded(ModelParallelStrategy):
             yield
         finally:
             network.set_requires_gradient_sync(True)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The network's shards by name, in place."""
+        assert self.model is not None
+        return self.checkpoints.network_state(self.model)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """An optimizer's shards by the names of the parameters, in place."""
+        assert self.model is not None
+        return self.checkpoints.optimizer_state(self.model, optimizer)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a folder that any number of ranks can go on from.
+
+        Raises:
+            TypeError: If there are storage options.
+        """
+        if storage_options is not None:
+            raise TypeError(
+                f"storage_options={storage_options!r}: shards are written to a local folder, without options"
+            )
+        self.checkpoints.save(checkpoint, Path(self.broadcast(filepath)))
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Fill network and optimizers in place, and return the rest."""
+        assert self.model is not None
+        assert self.lightning_module is not None
+        path = Path(self.broadcast(checkpoint_path))
+        strict = self.lightning_module.strict_loading
+        return self.checkpoints.load(path, self.model, self.optimizers, strict=strict)
+
+    def teardown(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self.checkpoints.wait()
+        super().teardown()
 
 
 # `--trainer.strategy=Sharded` is a word to the parser, and Lightning looks words up here, in lower case.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from keyekit.models.decoder import Decoder, DecoderLayer
 from keyekit.models.vision_language import VisionLanguageModel
@@ -102,10 +103,10 @@ def official_config(network: nn.Module, token_ids: Mapping[str, int] | None = No
     if not isinstance(network, VisionLanguageModel):
         raise ValueError(_no_counterpart(type(network).__name__, "VisionLanguageModel"))
     vision, projector, decoder = network.vision, network.projector, network.decoder
-    if type(vision) is not KeyeViT:
-        raise ValueError(_no_counterpart(f"the vision encoder {type(vision).__name__}", "KeyeViT"))
-    if type(projector) is not MergeProjector:
-        raise ValueError(_no_counterpart(f"the projector {type(projector).__name__}", "MergeProjector"))
+    if _class_of(vision) is not KeyeViT:
+        raise ValueError(_no_counterpart(f"the vision encoder {_class_of(vision).__name__}", "KeyeViT"))
+    if _class_of(projector) is not MergeProjector:
+        raise ValueError(_no_counterpart(f"the projector {_class_of(projector).__name__}", "MergeProjector"))
     model_type = _family_of(vision, projector, decoder.layers[0])  # pyright: ignore[reportArgumentType]
     if token_ids is None:
         token_ids = TOKEN_IDS if decoder.vocab_size > max(TOKEN_IDS.values()) else {}
@@ -213,6 +214,11 @@ def _decoder_config(decoder: Decoder, family: _Family) -> dict[str, Any]:
         "initializer_range": 0.02,
         "use_cache": True,
     }
+
+
+def _class_of(module: nn.Module) -> type:
+    """The class that a recipe named; sharding derives another from it."""
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def _layer_config(layer: DecoderLayer) -> dict[str, Any]:

@@ -7,6 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+
 from keyekit.batch import Batch
 from keyekit.models.decoding import decode_step, prefill
 from keyekit.models.sampling import Sampler
@@ -102,7 +106,7 @@ def stream(
     sources = sampler.sources(len(lengths))
     seen = sampler.seen(batch.tokens[: sum(lengths)], lengths, state.logits.shape[1])
     texts = [None if decode is None else TextStream(decode, stop_strings) for _ in lengths]
-    alive = list(range(len(lengths)))
+    alive, needed = list(range(len(lengths))), _needed(network, batch)
     for step in range(max_new_tokens):
         draw = sampler.draw(state.logits, [sources[sample] for sample in alive], seen)
         last = step + 1 == max_new_tokens
@@ -112,9 +116,12 @@ def stream(
         ]
         yield steps
         going = [row for row, taken in enumerate(steps) if taken.finish_reason is None]
-        if not going:
-            return
         tokens = draw.tokens
+        if not going:
+            while needed(False):
+                decode_step(network, state, tokens)
+            return
+        needed(True)
         if len(going) < len(alive):
             alive = [alive[row] for row in going]
             state.keep(going)
@@ -151,6 +158,22 @@ def generate(
         for taken in step:
             answers[taken.sample].taken.append(taken)
     return [answer.whole(with_text=decode is not None) for answer in answers]
+
+
+def _needed(network: VisionLanguageModel, batch: Batch) -> Callable[[bool], bool]:
+    """Says whether any rank needs another forward pass, given whether this one does.
+
+    Ranks over which parameters are sharded take every pass together, those whose answers have ended too.
+    """
+    if not any(isinstance(module, FSDPModule) for module in network.modules()) or dist.get_world_size() == 1:
+        return bool
+
+    def anywhere(here: bool) -> bool:
+        wanted = torch.tensor(float(here), device=batch.tokens.device)
+        dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
+        return bool(wanted)
+
+    return anywhere
 
 
 @dataclass(slots=True)
