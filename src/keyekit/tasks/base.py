@@ -16,6 +16,7 @@ from keyekit.distributed.gradients import clip_gradients
 from keyekit.distributed.strategy import Sharded
 from keyekit.models.weights import load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
+from keyekit.optim.optimizers import AdamW, Optimizer
 from keyekit.optim.schedules import Schedule, WarmupCosine
 from keyekit.tasks.look_ahead import LookAhead, look_ahead
 
@@ -27,13 +28,14 @@ class Task(lightning.LightningModule):
 
     Args:
         network: The model to train.
-        learning_rate: Peak learning rate of AdamW.
+        learning_rate: Peak learning rate.
         weight_decay: Decay of matrices; vectors and scalars are never decayed.
-        betas: AdamW's averaging factors.
+        betas: AdamW's averaging factors, where no optimizer is named.
         groups: Learning rates, decay and freezing by name pattern; the first match decides.
         schedule: Learning-rate schedule; warm-up and cosine by default.
         init_from: Folder with weights to start from, such as another run's ``export``. Tensors that the network does not
             have are ignored, tensors that the folder does not have keep their initial values, and both are logged.
+        optimizer: How gradients become steps; AdamW by default.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Task(lightning.LightningModule):
         groups: Sequence[ParameterGroup],
         schedule: Schedule | None,
         init_from: str | None,
+        optimizer: Optimizer | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -54,6 +57,7 @@ class Task(lightning.LightningModule):
         self.groups = tuple(groups)
         self.schedule = schedule or WarmupCosine()
         self.init_from = init_from
+        self.optimizer = optimizer or AdamW(betas=self.betas)
         self._initialised = False
         self._ahead: LookAhead | None = None
 
@@ -71,11 +75,11 @@ class Task(lightning.LightningModule):
             self.trainer.strategy.shard(self.network)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the parameter groups, with the schedule applied at every step."""
+        """The optimizer over the parameter groups, with the schedule applied at every step."""
         groups = group_parameters(self.network, self.groups, self.learning_rate, self.weight_decay)
         # The fused step undoes a gradient scaler's scale by itself, too late for clipping.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        optimizer = torch.optim.AdamW(_by_mesh(groups), lr=self.learning_rate, betas=self.betas, fused=fused)
+        optimizer = self.optimizer.build(self.network, _by_part(groups, self.network), fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -121,15 +125,22 @@ class Task(lightning.LightningModule):
         return total.clamp(min=1.0) / packs
 
 
-def _by_mesh(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same groups, divided where parameters are sharded on different meshes: one fused step cannot mix them."""
+def _by_part(groups: Sequence[dict[str, Any]], network: nn.Module) -> list[dict[str, Any]]:
+    """The same groups, with sharded parameters divided by part and into experts and others.
+
+    Parts may be sharded on different meshes, and one fused step cannot mix these. The division does not depend on the number
+    of ranks, so that a checkpoint suits any.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in network.parameters()):
+        return list(groups)
+    names = {parameter: name for name, parameter in network.named_parameters()}
     divided = []
     for group in groups:
-        meshes: dict[Any, list[nn.Parameter]] = {}
+        parts: dict[str, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
-            meshes.setdefault((mesh, parameter.device), []).append(parameter)
-        for number, parameters in enumerate(meshes.values()):
-            name = f"{group['name']}/{number}" if number else group["name"]
-            divided.append({**group, "params": parameters, "name": name})
+            part, _, rest = names[parameter].partition(".")
+            parts.setdefault(f"{part}.experts" if ".experts." in rest else part, []).append(parameter)
+        divided += [
+            {**group, "params": parameters, "name": f"{group['name']}/{part}"} for part, parameters in parts.items()
+        ]
     return divided

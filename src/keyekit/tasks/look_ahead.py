@@ -35,7 +35,9 @@ class LookAhead:
         while True:
             stopping = self.trainer.should_stop
             packs = list(islice(batches, self._packs_of_step(taken)))
-            ends = self.trainer.should_stop and not stopping  # a loader that is used up ends the fit, but not in mid-step
+            ends = (
+                self.trainer.should_stop and not stopping
+            )  # a loader that is used up ends the fit, but not in mid-step
             self.trainer.should_stop = stopping
             if not packs:
                 return
