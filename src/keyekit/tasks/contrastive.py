@@ -11,6 +11,7 @@ from keyekit.metrics.retrieval import RecallAtOne
 from keyekit.models.contrastive import ContrastiveModel
 from keyekit.objectives.siglip import SigLIP
 from keyekit.optim.groups import ParameterGroup
+from keyekit.optim.optimizers import Optimizer
 from keyekit.optim.schedules import Schedule
 from keyekit.tasks.base import Task
 
@@ -26,12 +27,13 @@ class ContrastivePretraining(Task):
     Args:
         network: Vision and text towers.
         objective: The loss over image–caption pairs.
-        learning_rate: Peak learning rate of AdamW.
+        learning_rate: Peak learning rate.
         weight_decay: Decay of matrices.
-        betas: AdamW's averaging factors.
+        betas: AdamW's averaging factors, where no optimizer is named.
         groups: Learning rates, decay and freezing by name pattern; the first match decides.
         schedule: Learning-rate schedule; warm-up and cosine by default.
         init_from: Folder with weights to start from.
+        optimizer: How gradients become steps; AdamW by default, Muon by its name.
     """
 
     network: ContrastiveModel
@@ -46,8 +48,9 @@ class ContrastivePretraining(Task):
         groups: list[ParameterGroup] | None = None,
         schedule: Schedule | None = None,
         init_from: str | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
-        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from)
+        super().__init__(network, learning_rate, weight_decay, betas, groups or (), schedule, init_from, optimizer)
         self.objective = objective or SigLIP()
         self.recall_at_1 = RecallAtOne()
         self._ring: Ring | None = None
