@@ -58,7 +58,7 @@ class VisionBalance:
         self, vision: VisionBatch | None, blank: VisionBatch, encode: Callable[[VisionBatch], Tensor]
     ) -> Tensor:
         """Features ``[tokens, D]`` of own images; see the protocol."""
-        everyone = self._all_images(vision)
+        everyone, dtype = self._all_images(vision)
         plan = plan_vision([[self.cost(image) for image in images] for images in everyone])
         # What travels between two ranks: the images of one that the other encodes, in their order.
         leaving = [[i for i, rank in enumerate(plan[self.rank]) if rank == other] for other in range(self.ranks)]
@@ -69,21 +69,23 @@ class VisionBalance:
         own = everyone[self.rank]
         send = [sum(patches_of(own[i]) for i in images) for images in leaving]
         receive = [sum(map(patches_of, images)) for images in arriving]
-        patches = exchange_rows(self._in_order(vision, blank, own, leaving), send, receive, self.group)
+        leaves = self._in_order(vision, blank, own, leaving)
+        patches = exchange_rows(leaves if dtype is None else leaves.to(dtype), send, receive, self.group)
         features = self._encode(patches, list(chain.from_iterable(arriving)), blank, encode)
         merged = self.merge**2
         returned = exchange_rows(features, [n // merged for n in receive], [n // merged for n in send], self.group)
         return _back_in_order(returned, [patches_of(image) // merged for image in own], leaving)
 
-    def _all_images(self, vision: VisionBatch | None) -> list[list[Grids]]:
-        """The grids of each image of each rank."""
-        images: list[Grids] = []
+    def _all_images(self, vision: VisionBatch | None) -> tuple[list[list[Grids]], torch.dtype | None]:
+        """The grids of each image of each rank, and the type of the patches that travel; ``None`` if there are none."""
+        own: tuple[list[Grids], torch.dtype | None] = [], None
         if vision is not None:
             ends = list(accumulate(vision.frames if self.whole_videos else (1,) * len(vision.grids)))
             images = [vision.grids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        everyone: list[list[Grids]] = [[] for _ in range(self.ranks)]
-        dist.all_gather_object(everyone, images, group=self.host_group)
-        return everyone
+            own = images, vision.patches.dtype
+        everyone: list[tuple[list[Grids], torch.dtype | None]] = [own] * self.ranks
+        dist.all_gather_object(everyone, own, group=self.host_group)
+        return [images for images, _ in everyone], next((dtype for _, dtype in everyone if dtype is not None), None)
 
     def _in_order(
         self, vision: VisionBatch | None, blank: VisionBatch, own: list[Grids], leaving: list[list[int]]

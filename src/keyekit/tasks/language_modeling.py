@@ -173,7 +173,7 @@ class LanguageModeling(Task):
             sequences = sequence_balance_loss(output.routing)
             terms["train/router_sequence_balance"] = (self.router_sequence_balance, sequences)
         total = sum((factor * term for factor, term in terms.values() if factor), start=balance.new_zeros(()))
-        values = {name: term.detach() for name, (_, term) in terms.items()}
+        values = {name: term.detach() * self._ranks_of_a_pack for name, (_, term) in terms.items()}
         return total, values | {"train/load_imbalance": load_imbalance(output.routing)}
 
     def _remember_load(self, output: DecoderOutput) -> None:

@@ -183,6 +183,31 @@ def test_hash_routing_gets_the_ids_of_the_pack() -> None:
     assert task.training_step(batch, 0).isfinite()
 
 
+def test_shares_of_a_divided_pack_weigh_as_much_as_a_whole_one() -> None:
+    """Gradients are averaged over ranks; tests/keyekit/distributed/test_sequence_parallel.py shows that shares add up."""
+    task = LanguageModeling(tiny_vision_language_model(SPARSE, MIXTURE), router_balance=0.5)
+    logged = standalone(task)
+    alone = task.training_step(tiny_batch(), 0)
+    others, load = alone.detach() - logged["train/prediction_loss"], task._expert_load
+    task._expert_load = []
+    task.network.decoder.exchange.ranks = 2
+    shared = task.training_step(tiny_batch(), 0)
+    torch.testing.assert_close(shared.detach() - logged["train/prediction_loss"], 2 * others)
+    for own, whole in zip(task._expert_load, load, strict=True):
+        torch.testing.assert_close(own, whole / 2)
+    task._ahead = type("Ahead", (), {"targets": (6, 4)})()
+    assert task.global_targets(3) == 10 / 2 / 2, "whole packs were read ahead: both ranks count all of their targets"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_training_packs_are_divided(training: bool) -> None:
+    task, part = LanguageModeling(tiny_vision_language_model()), tiny_batch(seed=1)
+    task._trainer = type("T", (), {"training": training})()
+    task.network.divide = lambda batch: part
+    batch = tiny_batch()
+    assert task.on_before_batch_transfer(batch, 0) is (part if training else batch)
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
     task = LanguageModeling(tiny_vision_language_model())
     task._trainer = type("T", (), {"datamodule": type("D", (), {"tokenizer": range(1000)})()})()

@@ -205,6 +205,12 @@ def test_warm_up_leaves_the_tail_out_wherever_it_begins() -> None:
     assert attention(hidden, context([7, 5], num_tokens=0)).losses["indexer_kl"] == 0
 
 
+def test_warm_up_teaches_behind_an_empty_sequence() -> None:
+    attention, hidden = warm(topk=2).double(), torch.randn(9, 48, dtype=torch.float64)
+    expected = attention(hidden, context([4, 5])).losses["indexer_kl"]
+    torch.testing.assert_close(attention(hidden, context([4, 0, 5])).losses["indexer_kl"], expected)
+
+
 @torch.no_grad()
 def test_warm_up_decodes_densely_and_replays_selections() -> None:
     attention, hidden = warm(topk=3), torch.randn(11, 48)

@@ -23,6 +23,14 @@ def test_each_pair_turns_with_its_axis() -> None:
         )
 
 
+def test_float64_is_not_rounded() -> None:
+    x = torch.randn(5, 2, 128, dtype=torch.float64)
+    rotary = Rotary(MultimodalRope(), torch.randint(0, 50, (3, 5)))
+    cosine, sine = (table.double() for table in rotary.tables(128))
+    turned = torch.cat([-x[..., 64:], x[..., :64]], dim=-1)
+    torch.testing.assert_close(rotary(x), x * cosine + turned * sine, rtol=1e-14, atol=1e-14)
+
+
 def test_indexer_width_scales_the_section() -> None:
     assert MultimodalRope().scaled_section(64) == (8, 12, 12)  # Keye-VL-2.0 sheet 4.1 item 3
     with pytest.raises(ValueError, match="does not scale"):
