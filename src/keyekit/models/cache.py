@@ -38,6 +38,17 @@ class SequenceCache:
         self._layers = [_LayerBuffers(self) for _ in range(num_layers)]
         self._step: CacheStep | None = None
 
+    @classmethod
+    def reserved(cls, num_layers: int, slots: int, capacity: int) -> SequenceCache:
+        """A cache without sequences that has room for ``slots`` of them at a time, of ``capacity`` tokens each.
+
+        Sequences come by :meth:`adopt` and go by :meth:`keep`; the room of those that went is given to others.
+        """
+        cache = cls(num_layers, [])
+        cache._runs = [_Run(start=0, capacity=capacity, members=[], slots=slots)]
+        cache._num_rows = slots * capacity
+        return cache
+
     @property
     def num_rows(self) -> int:
         """Rows of every buffer: the tokens there is room for, padding included."""
@@ -92,9 +103,33 @@ class SequenceCache:
                 self._move(run.start_of(slot), run.start_of(hole), self.lengths[run.members[slot]])
                 run.members[hole] = run.members[slot]
             run.members = [renamed[member] for member in run.members[: len(kept)]]
-        self._runs = [run for run in self._runs if run.members]
+        self._runs = [run for run in self._runs if run.members or run.slots]
         self.capacities = tuple(self.capacities[sequence] for sequence in sequences)
         self.lengths = [self.lengths[sequence] for sequence in sequences]
+        self._step = None
+
+    def adopt(self, other: SequenceCache, sequence: int) -> None:
+        """Copy a sequence of another cache into free room; it becomes the last one.
+
+        Args:
+            other: Holds it.
+            sequence: Its number there.
+
+        Raises:
+            ValueError: If there is no room for another sequence, or for one of that length.
+        """
+        run = next((run for run in self._runs if len(run.members) < run.slots), None)
+        length = other.lengths[sequence]
+        if run is None:
+            raise ValueError(f"all slots hold a sequence ({len(self.lengths)}): let one go first")
+        if length > run.capacity:
+            raise ValueError(f"a sequence of {length} tokens does not fit a slot of {run.capacity}")
+        source, target = other.starts()[sequence], run.start_of(len(run.members))
+        for own, theirs in zip(self._layers, other._layers, strict=True):
+            own.copy(theirs, source, target, length)
+        run.members.append(len(self.lengths))
+        self.lengths.append(length)
+        self.capacities = (*self.capacities, run.capacity)
         self._step = None
 
     def starts(self) -> list[int]:
@@ -120,7 +155,9 @@ class SequenceCache:
         ordered = None if in_order else torch.tensor(order, device=device)
         return CacheStep(
             rows=torch.tensor(first, dtype=torch.int64, device=device),
-            groups=tuple(run.view([totals[member] for member in run.members], device) for run in self._runs),
+            groups=tuple(
+                run.view([totals[member] for member in run.members], device) for run in self._runs if run.members
+            ),
             order=ordered,
             inverse=None if ordered is None else ordered.argsort(),
         )
@@ -140,12 +177,8 @@ class _LayerBuffers:
 
     def append(self, name: str, new: Tensor) -> None:
         """Store ``new [T, …]`` behind what is stored under ``name``."""
-        buffer = self._buffers.get(name)
-        if buffer is None:
-            # Zeros: what lies beyond a sequence's length is masked, but must not be NaN.
-            buffer = new.new_zeros(*new.shape[1:-1], self._cache.num_rows, new.shape[-1])
-            self._buffers[name] = buffer
-        buffer.index_copy_(buffer.ndim - 2, self.step.rows, new.movedim(0, -2))
+        new = new.movedim(0, -2)
+        self._buffer(name, new).index_copy_(new.ndim - 2, self.step.rows, new)
 
     def stored(self, name: str, group: CacheGroup) -> Tensor:
         """What is stored of a group's sequences, as a view ``[count, …, longest, width]``."""
@@ -166,19 +199,32 @@ class _LayerBuffers:
         starts = self._cache.starts()
         return torch.cat([rows[a : a + n] for a, n in zip(starts, segments.key_lengths, strict=True)])
 
+    def copy(self, other: _LayerBuffers, source: int, target: int, length: int) -> None:
+        """Copy ``length`` rows of another layer's buffers, from ``source`` there, to ``target`` here."""
+        for name, theirs in other._buffers.items():
+            self._buffer(name, theirs).narrow(-2, target, length).copy_(theirs.narrow(-2, source, length))
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy ``length`` rows from ``source`` over those from ``target``."""
         for buffer in self._buffers.values():
             buffer.narrow(-2, target, length).copy_(buffer.narrow(-2, source, length))
 
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        """The buffer of this name, made for rows such as those of ``like [..., rows, width]`` if there is none."""
+        if name not in self._buffers:
+            # Zeros: what lies beyond a sequence's length is masked, but must not be NaN.
+            self._buffers[name] = like.new_zeros(*like.shape[:-2], self._cache.num_rows, like.shape[-1])
+        return self._buffers[name]
+
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """A group: consecutive runs of rows of equal capacity, one per member sequence."""
+    """A group: consecutive runs of rows of equal capacity, one per member sequence, and reserved ones up to ``slots``."""
 
     start: int
     capacity: int
     members: list[int]
+    slots: int = 0
 
     def start_of(self, slot: int) -> int:
         return self.start + slot * self.capacity

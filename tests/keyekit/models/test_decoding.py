@@ -5,11 +5,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from keyekit.batch import Batch, Segments
 from keyekit.models.decoder import Decoder
-from keyekit.models.decoding import decode_step, prefill
+from keyekit.models.decoding import DecodeState, decode_step, prefill
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.moe.hashing import Hash
 from keyekit.nn.moe.mixture import MixtureOfExperts
@@ -53,3 +54,30 @@ def _cut(batch: Batch, length: int) -> Batch:
         segments=Segments.of([length]),
         samples=(replace(batch.samples[0], stop=length),),
     )
+
+
+def test_sequences_that_come_later_go_on_as_they_would_have_alone() -> None:
+    network = builders.network().eval()
+    parts = [builders.sample(14, [(4, 4)], 0), builders.sample(9, [], 1), builders.sample(11, [], 2)]
+    state = DecodeState.reserved(network, 2, 20)
+    state.adopt(prefill(network, builders.pack(parts[:2]), 0), [1])
+    decode_step(network, state, torch.tensor([3]))
+    state.adopt(prefill(network, builders.pack([parts[0]]), 0), [0])
+    with pytest.raises(ValueError, match="all slots hold a sequence"):
+        state.adopt(prefill(network, builders.pack([parts[2]]), 0), [0])
+    decode_step(network, state, torch.tensor([5, 6]))
+    state.keep([1])
+    state.adopt(prefill(network, builders.pack([parts[2]]), 0), [0])
+    decode_step(network, state, torch.tensor([7, 8]))
+    for number, (part, fed) in enumerate([(parts[0], [6, 7]), (parts[2], [8])]):
+        alone = prefill(network, builders.pack([part]), 4)
+        for token in fed:
+            decode_step(network, alone, torch.tensor([token]))
+        torch.testing.assert_close(state.logits[number], alone.logits[0], rtol=1e-4, atol=1e-5)
+        assert state.positions[number] == alone.positions[0]
+
+
+def test_a_sequence_longer_than_its_slot_is_refused() -> None:
+    network = builders.network().eval()
+    with pytest.raises(ValueError, match="9 tokens does not fit a slot of 8"):
+        DecodeState.reserved(network, 1, 8).adopt(prefill(network, builders.pack([builders.sample(9, [], 1)]), 0), [0])
