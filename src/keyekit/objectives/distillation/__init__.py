@@ -1,0 +1,1 @@
+"""Distillation objectives: make a student answer as its teachers would."""

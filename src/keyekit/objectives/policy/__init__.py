@@ -1,0 +1,1 @@
+"""Policy objectives: make answers of large reward likelier; advantages, divergences and rules on groups of answers."""

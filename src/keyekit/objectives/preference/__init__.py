@@ -1,0 +1,1 @@
+"""Preference objectives: make good responses likelier than bad ones."""
