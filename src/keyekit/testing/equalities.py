@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -24,7 +26,7 @@ from keyekit.optim.schedules import WarmupCosine
 from keyekit.tasks.language_modeling import LanguageModeling
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
-__all__ = ["MODELS", "PACKS", "Trained", "Variant", "distance", "train", "train_all"]
+__all__ = ["MODELS", "PACKS", "Packs", "Trained", "Variant", "distance", "on_some", "train", "train_all"]
 
 PACKS = 4
 """Packs of an optimizer step, however many ranks share them."""
@@ -159,13 +161,43 @@ def train(
     trainer.fit(task, Packs(sharing=shared), ckpt_path=None if resume is None else str(resume), weights_only=False)
     means = torch.tensor([losses.values[step] for step in sorted(losses.values)], dtype=torch.float64)
     if world_size > 1:
-        torch.distributed.all_reduce(means)
+        dist.all_reduce(means)
     return Trained(losses=tuple((means / world_size).tolist()), tensors=_whole(task.network))
 
 
 def train_all(rank: int, world_size: int, jobs: Sequence[Callable[[int, int], Any]]) -> list[Any]:
     """Call several jobs ``(rank, world_size)`` one after the other: starting processes costs more than they do."""
     return [job(rank, world_size) for job in jobs]
+
+
+def on_some(rank: int, world_size: int, ranks: int, jobs: Sequence[Callable[[int, int], Any]]) -> list[Any] | None:
+    """Call jobs ``(rank, ranks)`` in the first few processes as if there were no others, while those wait.
+
+    Do this before anything else: torch remembers meshes, and those of a group that is gone are of no use.
+
+    Args:
+        rank: Number of this process.
+        world_size: Number of all.
+        ranks: How many take part.
+        jobs: What they do.
+
+    Returns:
+        Their results, or ``None`` in a process that waited.
+    """
+    folder = [tempfile.mkdtemp() if rank == 0 else ""]
+    dist.broadcast_object_list(folder)
+    _regroup(rank, ranks, Path(folder[0]) / "some")
+    results = train_all(rank, ranks, jobs) if rank < ranks else None
+    _regroup(rank, world_size, Path(folder[0]) / "all")
+    return results
+
+
+def _regroup(rank: int, world_size: int, meeting_place: Path) -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if rank < world_size:
+        store = dist.FileStore(str(meeting_place), world_size)
+        dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store)
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
