@@ -34,9 +34,10 @@ def check_compatibility(pipeline: Pipeline, plan: RunPlan) -> None:
         CommandError: If a recipe does not parse, or a stage cannot start from its parent; the message names the tensors.
     """
     left = [pipeline.stages[name] for name, work in plan.works.items() if work.state == "waiting"]
-    wanted = {stage.name: stage for stage in left if stage.recipe is not None}
-    for stage in list(wanted.values()):
-        wanted |= {parent.name: parent for parent in _sources(stage, pipeline)}
+    wanted: dict[str, Stage] = {}
+    for stage in left:  # one that starts from nothing, and that none starts from, reads its recipe soon enough itself
+        if stage.recipe is not None and stage.parents:
+            wanted |= {one.name: one for one in (stage, *_sources(stage, pipeline))}
     shapes = _shapes(list(wanted.values()), pipeline, plan)
     problems = []
     for stage in left:

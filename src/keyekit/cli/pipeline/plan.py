@@ -135,7 +135,7 @@ def default_jobs() -> int:
     Two processes of one thread get more done than one of two threads: 1.4 times as much on the two cores where this was
     tried, since much of a small model's step is not parallel.
     """
-    if Path("/dev/nvidia0").exists():
+    if _has_gpu():
         return 1
     cores = _cores()
     return max(min(cores, 2), cores // 2)
@@ -168,9 +168,13 @@ def _threads(stage: Stage, at_a_time: int) -> int | None:
 
     A number that changed with the moment would change the rounding of sums, and a resumed run would not repeat itself.
     """
-    if stage.launch.words or stage.launch.sbatch is not None or Path("/dev/nvidia0").exists():
+    if stage.launch.words or stage.launch.sbatch is not None or _has_gpu():
         return None
     return max(_cores() // at_a_time, 1)
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()  # asking torch would import it
 
 
 def _cores() -> int:
