@@ -36,6 +36,17 @@ class Ledger:
         known = [t for layer in self.layers for t in (layer.experts, layer.keys) if t is not None]
         return known[0].shape[0] if known else 0
 
+    def stored(self) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Experts and keys of each layer, for a checkpoint."""
+        return [(layer.experts, layer.keys) for layer in self.layers]
+
+    @classmethod
+    def restored(cls, stored: Sequence[tuple[Tensor | None, Tensor | None]] | None) -> Ledger | None:
+        """The inverse of :meth:`stored`; ``None`` stays so."""
+        if stored is None:
+            return None
+        return cls(layers=tuple(LayerSelection(experts=experts, keys=keys) for experts, keys in stored))
+
 
 @dataclass(slots=True)
 class Recorder:

@@ -1,0 +1,170 @@
+"""Rollouts as a source of data: a loader that answers prompts with the policy under training, and remembers where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from keyekit.data.dataset import ConversationDataset
+from keyekit.data.loader import StatefulLoader, rank_and_world
+from keyekit.objectives.sequences import Normalisation
+from keyekit.rollout.experience import Experience, ScoredResponse, counted, pack_responses
+from keyekit.rollout.ledger import Ledger
+from keyekit.rollout.rounds import Rounds, divide
+from keyekit.rollout.trajectory import Prompt, Trajectory
+
+__all__ = ["RolloutLoader"]
+
+
+class RolloutLoader(StatefulLoader):
+    """Packs of responses, a few optimizer steps for each round of rollouts.
+
+    At the first pack of a round the prompts are answered with the weights as they are; the packs of the round are then handed
+    out one after the other. The state holds the round that is under way, so an interrupted run goes on bit-equal. On another
+    number of ranks it goes on with a new round.
+
+    Args:
+        prompts: Conversations without their answers.
+        rounds: Makes rounds.
+        normalisation: Of the objective; decides what the packs of a step count as.
+        steps: Optimizer steps of a round.
+        packs: Packs of a step on this rank: the trainer's ``accumulate_grad_batches``.
+        pack_tokens: Most tokens of a pack.
+        seed: Seed of the order of prompts and of the responses.
+        replay: Whether recorded choices of routers and indexers are replayed.
+
+    Raises:
+        ValueError: If there are fewer prompts than a round takes on all ranks, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        prompts: ConversationDataset,
+        rounds: Rounds,
+        normalisation: Normalisation,
+        steps: int = 1,
+        packs: int = 1,
+        pack_tokens: int = 8192,
+        seed: int = 0,
+        replay: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, number in (("steps", steps), ("packs", packs), ("pack_tokens", pack_tokens)):
+            if number < 1:
+                raise ValueError(f"{name}={number}: give at least 1")
+        self.prompts = prompts
+        self.rounds = rounds
+        self.normalisation: Normalisation = normalisation
+        self.steps = steps
+        self.packs = packs
+        self.pack_tokens = pack_tokens
+        self.seed = seed
+        self.replay = replay
+        self.patch_size = prompts.encoder.cache.reader.geometry.patch_size
+        if len(prompts) < rounds.prompts * rank_and_world()[1]:
+            raise ValueError(
+                f"a round takes {rounds.prompts} prompts on each of {rank_and_world()[1]} ranks, there are {len(prompts)}"
+            )
+        self._places = {encoded.sample.id: place for place, encoded in enumerate(prompts.encoded)}
+        self._drawn = 0  # prompts that this rank has asked
+        self._made = 0  # rounds
+        self._plan: list[list[list[ScoredResponse]]] | None = None
+        self._meters: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        rounds = len(self.prompts) // (self.rounds.prompts * rank_and_world()[1])
+        return rounds * self.steps * self.packs
+
+    def batch(self, epoch: int, position: int) -> Experience:
+        """The pack at a position of an epoch; the first of a round makes the round."""
+        place = position % (self.steps * self.packs)
+        if place == 0 or self._plan is None:
+            made = self.rounds.make(self._draw(), self.seed + 1_000_003 * (self._made + 1))
+            self._made += 1
+            self._plan, self._meters = divide(made.groups, self.steps, self.packs), made.meters
+        step, pack = divmod(place, self.packs)
+        experience = self._packs(self._plan[step])[pack]
+        experience.meters = self._meters if place == 0 else {}
+        return experience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, and the round under way of every rank."""
+        own = {
+            "drawn": self._drawn,
+            "made": self._made,
+            "meters": self._meters,
+            "plan": self._plan and [[[_stored(r) for r in pack] for pack in step] for step in self._plan],
+        }
+        everyone: list[Any] = [own]
+        if dist.is_available() and dist.is_initialized():
+            everyone = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, own)
+        return {**super().state_dict(), "rounds": everyone}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the round that was under way; see :class:`StatefulLoader`."""
+        rank, world = rank_and_world()
+        super().load_state_dict(state)
+        if len(state["rounds"]) != world:
+            whole = self.steps * self.packs
+            self._position = self._position // whole * whole
+            self._drawn = max(own["drawn"] for own in state["rounds"]) * len(state["rounds"]) // world
+            self._made = state["rounds"][0]["made"]
+            return
+        own = state["rounds"][rank]
+        self._drawn, self._made, self._meters = own["drawn"], own["made"], own["meters"]
+        plan = own["plan"]
+        self._plan = plan and [[[self._restored(r) for r in pack] for pack in step] for step in plan]
+
+    def _draw(self) -> Iterator[Prompt]:
+        """This rank's prompts, without end: every pass over all of them has its own order."""
+        rank, world = rank_and_world()
+        while True:
+            place = self._drawn * world + rank
+            passes, within = divmod(place, len(self.prompts))
+            order = np.random.default_rng((self.seed, passes)).permutation(len(self.prompts))
+            self._drawn += 1
+            yield self._prompt(int(order[within]))
+
+    def _prompt(self, index: int) -> Prompt:
+        return Prompt(encoded=self.prompts.encoded[index], pictures=self.prompts.pictures(index))
+
+    def _packs(self, step: list[list[ScoredResponse]]) -> list[Experience]:
+        packs = [pack_responses(responses, self.patch_size, self.replay) for responses in step]
+        longest = max(pack.tokens.shape[0] for pack in packs)
+        if longest > self.pack_tokens:
+            raise ValueError(
+                f"a pack of responses has {longest} tokens, pack_tokens={self.pack_tokens}: raise accumulate_grad_batches or "
+                "the steps of a round, so that a step has more packs, or ask for fewer or shorter responses"
+            )
+        return counted(packs, self.normalisation)
+
+    def _restored(self, stored: dict[str, Any]) -> ScoredResponse:
+        trajectory = Trajectory(
+            prompt=self._prompt(self._places[stored["prompt"]]),
+            tokens=tuple(stored["tokens"]),
+            log_probabilities=tuple(stored["log_probabilities"]),
+            sampling_log_probabilities=tuple(stored["sampling_log_probabilities"]),
+            end=stored["end"],
+            ledger=Ledger.restored(stored["ledger"]),
+        )
+        return ScoredResponse(trajectory, stored["reward"], stored["advantage"], stored["parts"])
+
+
+def _stored(response: ScoredResponse) -> dict[str, Any]:
+    """A response as plain numbers, texts and tensors; its prompt is known by name."""
+    trajectory = response.trajectory
+    return {
+        "prompt": trajectory.prompt.name,
+        "tokens": list(trajectory.tokens),
+        "log_probabilities": list(trajectory.log_probabilities),
+        "sampling_log_probabilities": list(trajectory.sampling_log_probabilities),
+        "end": trajectory.end,
+        "ledger": None if trajectory.ledger is None else trajectory.ledger.stored(),
+        "reward": response.reward,
+        "advantage": response.advantage,
+        "parts": response.parts,
+    }
