@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -18,7 +18,7 @@ from keyekit.data.dataset import ConversationDataset, Eyes
 from keyekit.data.draws import Draws
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
-from keyekit.data.loader import PackLoader
+from keyekit.data.loader import PackLoader, StatefulLoader
 from keyekit.data.long_samples import LongPolicy
 from keyekit.data.measure import Measures
 from keyekit.data.mixture import Mixture
@@ -223,7 +223,8 @@ class ConversationDataModule(lightning.LightningDataModule):
             if self.mixture is not None:
                 self._sizes = self._measure(cost, report=True)
             else:
-                samples, limits = self._samples("train"), (self.budget, True, cost, self.long_samples)
+                with_answer = self._answering_task is None
+                samples, limits = self._samples("train"), (self.budget, with_answer, cost, self.long_samples)
                 self._datasets["train"] = ConversationDataset(samples, self.encoder, self.policy, *limits)
             self._cost = cost
         if self.heldout_sources and "heldout" not in self._datasets:
@@ -232,11 +233,13 @@ class ConversationDataModule(lightning.LightningDataModule):
             self._datasets["heldout"] = heldout
             self._datasets["validation"] = heldout.spread(self.validation_samples)
 
-    def train_dataloader(self) -> PackLoader | MixtureLoader:
-        """Training packs."""
+    def train_dataloader(self) -> PackLoader | MixtureLoader | StatefulLoader:
+        """Training packs; a task that answers prompts itself makes its own of them."""
         if self.mixture is not None:
             return self._mixture_loader(self.mixture)
         dataset = self._datasets["train"]
+        if self._answering_task is not None:
+            return self._answering_task.rollout_loader(dataset, self.tokenizer)
         budget = self._pack_budget(dataset.sizes)
         return PackLoader(
             dataset, budget, self.seed, decode_workers=self.decode_workers, alone=self._alone, sharing=self._sharing
@@ -266,6 +269,18 @@ class ConversationDataModule(lightning.LightningDataModule):
         folder = self.tokenizer_folder or trained_folder(self.cache_folder, self._training_samples(), self.vocab_size)
         self.tokenizer = load_tokenizer(folder)
         self.encoder = SampleEncoder(self.tokenizer, self.template, self._media_cache())
+
+    @property
+    def _answering_task(self) -> Any:
+        """The task, if it trains on its own answers (reinforcement learning, on-policy distillation)."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        if not getattr(task, "answers_prompts", False):
+            return None
+        if self.mixture is not None:
+            raise ValueError(
+                f"{type(task).__name__} answers prompts itself: name their files under train, not a mixture"
+            )
+        return task
 
     @property
     def _alone(self) -> bool:
