@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
+import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -22,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from torch import nn
 
 from keyekit.callbacks.signals import StopOnSignal
 from keyekit.cli.command_line import CommandLine, parts_in
@@ -135,6 +137,12 @@ class KeyeCLI(LightningCLI):
         if self.earlier is not None and self.earlier.checkpoint is not None:
             self.config_init[self._wanted]["ckpt_path"] = str(self.earlier.checkpoint)
 
+    def before_instantiate_classes(self) -> None:
+        """Build networks without memory if the strategy gives them theirs."""
+        strategy = self.config[self._wanted].trainer.get("strategy")
+        if isinstance(strategy, Namespace) and strategy.get("init_args", Namespace()).get("meta", False):
+            self.parser.add_instantiator(_built_on_meta, nn.Module, subclasses=True)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create the trainer with its run folder and a TensorBoard logger in it."""
         config = self._get(self.config_init, "trainer")
@@ -189,6 +197,14 @@ class KeyeCLI(LightningCLI):
         """Test what was trained, if the recipe says so; an interrupted fit is not tested."""
         if self.run_options.test and not self.trainer.interrupted:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+
+def _built_on_meta(kind: type, *arguments: Any, **named: Any) -> Any:
+    """An instance whose tensors have no memory; a task's own tensors have some."""
+    if issubclass(kind, lightning.LightningModule):
+        return kind(*arguments, **named)
+    with torch.device("meta"):
+        return kind(*arguments, **named)
 
 
 def _config_name(subcommand: str) -> str:
@@ -288,6 +304,9 @@ def load_parts(config: Path) -> tuple[Any, Any]:
 
 class RecipeReader(KeyeCLI):
     """Builds the parts of a recipe and stops before anything runs or is written."""
+
+    def before_instantiate_classes(self) -> None:
+        """Build networks with memory, whatever strategy trained them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that is never used and writes nothing."""

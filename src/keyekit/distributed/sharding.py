@@ -100,7 +100,7 @@ def _with_mean_gradients(
     """Dispatch such that the gradient of the experts is the mean over the ranks whose tokens they see.
 
     It arrives as the sum over these ranks, and FSDP2 divides by those among which it shards alone. What the tokens get back
-    stays as it is.
+    stays as it is; routing weights are applied at home and see nothing of this.
     """
 
     def scaled(rows: Tensor, visits: Routing) -> Tensor:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from keyekit.distributed.checkpointing import ShardedCheckpoints
 from keyekit.distributed.expert_parallel import install_expert_parallel
 from keyekit.distributed.mesh import RankGrid
+from keyekit.distributed.meta import materialize_shards
 from keyekit.distributed.part_plan import PartPlan
 from keyekit.distributed.sequence_parallel import install_sequence_parallel
 from keyekit.distributed.sharding import shard_network
@@ -39,6 +41,9 @@ class Sharded(ModelParallelStrategy):
         balance_vision: Whether images travel to ranks with less vision work, and their features back.
         reduce_every_pack: Whether gradients are reduced after every accumulated pack, so that a rank holds shards alone.
             Without, they are reduced once a step, which saves traffic and costs memory for whole gradients.
+        meta: Whether the network is built without memory and gets it when it is sharded, so that no process holds all of it.
+            Its values then come from the task's ``init_from`` or from a checkpoint. Without, every process builds the whole
+            network first, with the same values as in a run on one device.
         asynchronous_checkpoints: Whether training goes on while a checkpoint is written.
         process_group_backend: Communication library; by default NCCL on GPUs and Gloo on processors.
         timeout_minutes: Time after which a rank that does not answer ends the run.
@@ -53,6 +58,7 @@ class Sharded(ModelParallelStrategy):
         sequence_parallel: int = 1,
         balance_vision: bool = False,
         reduce_every_pack: bool = True,
+        meta: bool = False,
         asynchronous_checkpoints: bool = True,
         process_group_backend: Literal["nccl", "gloo"] | None = None,
         timeout_minutes: float = 30.0,
@@ -65,6 +71,7 @@ class Sharded(ModelParallelStrategy):
         self.sequence_parallel = sequence_parallel
         self.balance_vision = balance_vision
         self.reduce_every_pack = reduce_every_pack
+        self.meta = meta
         self.checkpoints = ShardedCheckpoints(asynchronous=asynchronous_checkpoints)
         self._grid: RankGrid | None = None
 
@@ -109,6 +116,12 @@ class Sharded(ModelParallelStrategy):
         if self.balance_vision:
             install_vision_balance(network, self.grid.everyone)  # pyright: ignore[reportArgumentType]
         shard_network(network, self.plan_of, self.grid)
+
+    def materialize(self, network: nn.Module) -> None:
+        """Give a network that was sharded on meta its memory; values follow."""
+        plans = {name: self.plan_of(name) for name in ("", *dict(network.named_children()))}
+        host = torch.device("cpu")
+        materialize_shards(network, lambda name: host if plans[name].offload else self.root_device)
 
     def model_to_device(self) -> None:
         """Move what is not sharded; shards are where their plan wants them."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from keyekit.distributed.gradients import clip_gradients
+from keyekit.distributed.meta import fill_shards, is_on_meta
 from keyekit.distributed.strategy import Sharded
 from keyekit.models.weights import load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
@@ -59,20 +60,32 @@ class Task(lightning.LightningModule):
         self.init_from = init_from
         self.optimizer = optimizer or AdamW(betas=self.betas)
         self._initialised = False
+        self._without_values = False
         self._ahead: LookAhead | None = None
 
     def setup(self, stage: str) -> None:
         """Load initial weights, once, and freeze; a checkpoint that is resumed overwrites the weights afterwards."""
-        if self.init_from is not None and not self._initialised:
-            rank_zero_info("%s: %s", self.init_from, load_weights(self.network, self.init_from))
-        self._initialised = True
+        if not is_on_meta(self.network):  # such a network gets its weights once it is sharded
+            if self.init_from is not None and not self._initialised:
+                rank_zero_info("%s: %s", self.init_from, load_weights(self.network, self.init_from))
+            self._initialised = True
         if stage == "fit":
             freeze(self.network, self.groups)
 
     def configure_model(self) -> None:
-        """Spread the network over the ranks, if the strategy does that."""
-        if isinstance(self.trainer.strategy, Sharded):
-            self.trainer.strategy.shard(self.network)
+        """Spread the network over the ranks, if the strategy does that; one that was built on meta gets its weights here."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, Sharded):
+            return
+        strategy.shard(self.network)
+        if not is_on_meta(self.network):
+            return
+        strategy.materialize(self.network)
+        if self.init_from is None:  # a checkpoint to resume from is not known yet
+            self._without_values = True
+            return
+        rank_zero_info("%s: %s", self.init_from, fill_shards(self.network, self.init_from))
+        self._initialised = True
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over the parameter groups, with the schedule applied at every step."""
@@ -98,7 +111,16 @@ class Task(lightning.LightningModule):
             clip_gradients(parameters, gradient_clip_val, self.device)
 
     def on_train_start(self) -> None:
-        """With accumulation, read the packs of a step before its first backward pass."""
+        """With accumulation, read the packs of a step before its first backward pass.
+
+        Raises:
+            ValueError: If the network was built on meta and nothing gave it values.
+        """
+        if self._without_values and self.trainer.ckpt_path is None:
+            raise ValueError(
+                "the network was built without memory (meta: true), and nothing gives it values: name a folder with weights "
+                "(model.init_from), resume from a checkpoint, or build it with memory (meta: false)"
+            )
         self._ahead = look_ahead(self.trainer) if self.trainer.accumulate_grad_batches > 1 else None
 
     def backward(self, loss: Tensor, *args: Any) -> None:
