@@ -49,6 +49,8 @@ def arguments(pipeline: Pipeline, stage: Stage, folders: dict[str, Path]) -> lis
     words += [f"--run.folder={folders[stage.name]}", "--run.test=false"]
     if "batch_size" in expanded["data"]["init_args"]:
         return [str(stage.recipe), *words, "--data.batch_size=16", "--trainer.check_val_every_n_epoch=8"]
+    if stage.name == "dsa_sparse":
+        words.append("--model.learning_rate=3e-3")  # its own rate changes a trained model slowly
     if stage.parents:
         words.append(f"--model.init_from={folders[stage.parents[0]] / 'export'}")
         words.append(f"--data.tokenizer={folders['text'] / 'export'}")
