@@ -5,14 +5,10 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial
 
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.optim.gradient_norms import gradient_norms, network_parts
-from keyekit.testing.distributed import run_distributed
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 MIXTURE = partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=16)
@@ -65,30 +61,13 @@ def test_halves_are_added_in_float32() -> None:
     assert gradient_norms({"all": [model.weight]})["all"].item() == pytest.approx(1e5, rel=1e-4)
 
 
-def spread(rank: int, world_size: int) -> tuple[dict[str, float], str]:
-    """The vision tower on one mesh, the decoder's layers replicated within pairs, the projector on no mesh at all."""
-    model = network()
-    flat, pairs = (
-        init_device_mesh("cpu", (world_size,)),
-        init_device_mesh("cpu", (1, world_size), mesh_dim_names=("copies", "parts")),
-    )
-    fully_shard(model.vision, mesh=flat)
-    for layer in model.decoder.layers:
-        fully_shard(layer, mesh=pairs)
-    backward(model)
-    norms = gradient_norms(network_parts(model))
-    weight = nn.Parameter(DTensor.from_local(torch.zeros(2), flat, [Partial()]))
-    weight.grad = weight.detach()
-    try:
-        gradient_norms({"partial": [weight]})
-    except ValueError as error:
-        return {name: norm.item() for name, norm in norms.items()}, str(error)
-    return {}, "no error"
-
-
-def test_parts_on_different_meshes_have_the_norms_of_one_process() -> None:
+def test_parts_on_different_meshes_have_the_norms_of_one_process(two_ranks) -> None:
+    """The vision tower on one mesh, the decoder's layers on another of two dimensions, the projector on none."""
     model = network()
     backward(model)
-    for norms, message in run_distributed(spread, 2):
-        assert norms == pytest.approx(expected(model), rel=1e-4)
-        assert "reduce it over the ranks" in message
+    for rank in two_ranks:
+        assert rank.norms == pytest.approx(expected(model), rel=1e-4)
+
+
+def test_the_norm_of_a_gradient_that_waits_for_a_sum_is_refused(two_ranks) -> None:
+    assert all("reduce it over the ranks" in rank.message for rank in two_ranks)

@@ -3,19 +3,18 @@
 from copy import deepcopy
 from functools import partial
 
+import lightning
 import pytest
 import torch
 from torch import nn
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
 
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.optim.groups import ParameterGroup, group_parameters
 from keyekit.optim.optimizers import AdamW, Muon, MuonWithAdamW
 from keyekit.optim.schedules import WarmupCosine
-from keyekit.testing.distributed import run_distributed
+from keyekit.tasks.language_modeling import LanguageModeling
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 MIXTURE = partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=16)
@@ -106,20 +105,8 @@ def test_parts_keep_their_learning_rates_and_schedule() -> None:
     assert {"vision/decayed/muon", "vision/plain/adamw", "default/decayed/muon"} <= names
 
 
-def trained(network, optimizer, seeds) -> list[float]:
-    losses = []
-    for seed in seeds:
-        batch = tiny_batch(seed=seed)
-        loss = torch.nn.functional.cross_entropy(network.decoder.logits(network(batch).hidden), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
 @pytest.mark.parametrize("recipe", [AdamW(), Muon()])
-def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened(recipe) -> None:
+def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened(recipe, trained) -> None:
     def begun():
         torch.manual_seed(0)
         network = tiny_vision_language_model(feed_forward=MIXTURE)
@@ -145,34 +132,34 @@ def test_requests_that_make_no_sense_are_refused() -> None:
         Muon().build(network, group_parameters(network, [], 1.0, 0.0))
 
 
-def sharded(rank: int, world_size: int, folder) -> list[float]:
-    """Trains with Muon on weights that are spread over the ranks, and once more from a distributed checkpoint."""
-    torch.manual_seed(0)
-    network = tiny_vision_language_model()
-    for layer in network.decoder.layers:
-        fully_shard(layer)
-    fully_shard(network)
-    recipe = Muon()
-    optimizer = recipe.build(network, group_parameters(network, [], 3e-3, 0.1))
-    losses = trained(network, optimizer, range(2))
-    state = {"network": network.state_dict(), "optimizer": get_optimizer_state_dict(network, optimizer)}
-    dcp.save(state, checkpoint_id=folder)
-    losses += trained(network, optimizer, range(2, 4))
-    optimizer.zero_grad()  # or torch makes no empty state to load into
-    again = recipe.build(network, group_parameters(network, [], 3e-3, 0.1))
-    state = {"network": network.state_dict(), "optimizer": get_optimizer_state_dict(network, again)}
-    dcp.load(state, checkpoint_id=folder)
-    network.load_state_dict(state["network"])
-    set_optimizer_state_dict(network, again, state["optimizer"])
-    assert isinstance(again, MuonWithAdamW)
-    return [*losses, *trained(network, again, range(2, 4))]
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_takes_the_optimizer_it_is_given() -> None:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    for given, kind in ((None, torch.optim.AdamW), (Muon(), MuonWithAdamW)):
+        parts = [ParameterGroup(pattern="vision", learning_rate_scale=0.5)]
+        task = LanguageModeling(
+            tiny_vision_language_model(), learning_rate=1e-2, groups=parts, schedule=WarmupCosine(2), optimizer=given
+        )
+        before = {name: parameter.detach().clone() for name, parameter in task.named_parameters()}
+        trainer = lightning.Trainer(accelerator="cpu", max_steps=2, gradient_clip_val=1.0, **quiet)
+        packs = [tiny_batch(seed=seed) for seed in range(2)]
+        trainer.fit(task, DataLoader(packs, batch_size=None, collate_fn=lambda pack: pack))
+        optimizer = trainer.optimizers[0]
+        assert isinstance(optimizer, kind)
+        assert {round(group["initial_lr"], 6) for group in optimizer.param_groups} == {0.01, 0.005}
+        assert all(not torch.equal(before[name], parameter) for name, parameter in task.named_parameters())
 
 
-def test_a_matrix_that_is_spread_over_ranks_is_made_orthogonal_as_a_whole(tmp_path) -> None:
+def test_a_matrix_that_is_spread_over_ranks_is_made_orthogonal_as_a_whole(two_ranks, trained) -> None:
     torch.manual_seed(0)
     network = tiny_vision_language_model()
     optimizer = Muon().build(network, group_parameters(network, [], 3e-3, 0.1))
     alone = trained(network, optimizer, range(4))
-    for losses in run_distributed(sharded, 2, tmp_path / "checkpoint"):
-        assert losses[:4] == pytest.approx(alone, rel=2e-3)  # bfloat16 sums in another order
-        assert losses[4:] == losses[2:4]
+    for rank in two_ranks:
+        assert rank.losses == pytest.approx(alone, rel=2e-3)  # bfloat16 sums in another order
+        assert rank.resumed == rank.losses[2:]  # from a distributed checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class NonFiniteLoss(Alarm):
             self._pending.append(_Arriving.of(loss.detach(), trainer.global_step + 1, samples))
             return
         value = float(loss.detach().sum())
-        if not torch.isfinite(torch.tensor(value)):
+        if not math.isfinite(value):
             blamed = self._blamed(pl_module, arguments)
             self.sound(trainer, _description(trainer, pl_module, value, trainer.global_step + 1, samples, blamed))
 
@@ -97,7 +98,7 @@ class NonFiniteLoss(Alarm):
         while self._pending and (everything or self._pending[0].is_there()):
             arrived = self._pending.popleft()
             value = arrived.value()
-            if not torch.isfinite(torch.tensor(value)):
+            if not math.isfinite(value):
                 text = _description(trainer, pl_module, value, arrived.step, arrived.samples, None)
                 self.sound(trainer, text)
 
