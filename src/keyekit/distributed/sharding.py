@@ -58,7 +58,7 @@ def shard_network(network: nn.Module, plan_of: Callable[[str], PartPlan], grid: 
             _shard(part, plan, grid)
     _shard(network, plan_of("decoder"), grid, keep_gathered=True)
     if isinstance(network, VisionLanguageModel):
-        network.register_forward_pre_hook(_look_at_nothing)
+        network.vision_is_shared = True
 
 
 def blocks_of(part: nn.Module) -> Iterator[nn.Module]:
@@ -148,12 +148,3 @@ def _shard(
     )
     # Gloo knows neither means nor scaled sums.
     unit.set_force_sum_reduction_for_comms(grid.device_type == "cpu")
-
-
-@torch.no_grad()
-def _look_at_nothing(network: VisionLanguageModel, arguments: tuple[Any, ...]) -> None:
-    """Run the vision side for a pack of text in evaluation too, as in training: every rank takes part in its gathering."""
-    batch = arguments[0]
-    if not network.training and batch.vision is None:
-        weight = next(network.projector.parameters())
-        network._idle_vision(torch.empty(0, device=batch.tokens.device, dtype=weight.dtype))

@@ -37,6 +37,8 @@ class VisionLanguageModel(nn.Module):
         self.decoder = decoder
         self.vision_exchange: VisionExchange = encode_here
         """Where media are encoded in training; vision balancing replaces it."""
+        self.vision_is_shared = False
+        """Whether other ranks wait for this one's vision tower: it then runs on a pack of text in evaluation too."""
 
     def forward(
         self, batch: Batch, cache: DecoderCache | None = None, selections: Sequence[LayerSelection] | None = None
@@ -78,7 +80,7 @@ class VisionLanguageModel(nn.Module):
             ValueError: If the number of vision features differs from the number of placeholders.
         """
         embeddings = self.decoder.embed_tokens(batch.tokens)
-        if batch.vision is None and not self.training:
+        if batch.vision is None and not (self.training or self.vision_is_shared):
             return embeddings
         exchange = self.vision_exchange if self.training else encode_here
         features = exchange(batch.vision, self._blank(embeddings), self._encode)
@@ -102,7 +104,3 @@ class VisionLanguageModel(nn.Module):
         side = self.projector.merge
         patches = like.new_zeros(side * side, 3, self.vision.patch_size, self.vision.patch_size)
         return VisionBatch(patches=patches, grids=((side, side),))
-
-    def _idle_vision(self, like: Tensor) -> Tensor:
-        """Run the vision side for nothing, so that this rank takes part in the collectives of a sharded tower."""
-        return self._encode(self._blank(like))
