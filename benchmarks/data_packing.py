@@ -160,20 +160,25 @@ def balance_rows(name: str, costs: list[float], samples: int) -> str:
 
 
 def pack_rows(sizes: list[SampleSize], tokens: int) -> Iterator[str]:
-    budgets = [("tokens", PackBudget(tokens=tokens))]
+    budgets = [("tokens", PackBudget(tokens=tokens), False)]
     budgets += [
-        (f"tokens, operations + {slack:.0%}", PackBudget.alike(sizes, tokens, slack=slack))
-        for slack in (0.05, 0.02, 0.01)
+        (
+            f"tokens, operations + {slack:.0%}{', dearer samples alone' if alone else ''}",
+            PackBudget.alike(sizes, tokens, slack=slack, alone=alone),
+            alone,
+        )
+        for alone in (False, True)
+        for slack in (0.05, 0.02)
     ]
     flops = [size.flops for size in sizes]
-    for name, budget in budgets:
-        packs = plan_packs(sizes, budget, seed=0)
+    for name, budget, alone in budgets:
+        packs = plan_packs(sizes, budget, seed=0, alone=alone)
         steps = [
             packs[start : start + RANKS] for start in range(0, len(packs) - RANKS, RANKS)
         ]  # the last packs are rests
         dealt = [imbalance(flops, step) for step in steps]
         exchanged = [imbalance(flops, balance_packs(step, sizes, budget)) for step in steps]
-        cells = " | ".join(f"{np.mean(found):.3f}" for found in (dealt, exchanged))
+        cells = " | ".join(f"{np.mean(found):.3f} | {np.max(found):.3f}" for found in (dealt, exchanged))
         yield f"| {name} | {len(packs)} | {fill(packs, sizes, tokens):.4f} | {cells} |"
 
 
@@ -206,8 +211,8 @@ def page() -> str:
         "",
         f"Load of the busiest of {RANKS} ranks over the mean, in estimated operations of forward and backward, over {STEPS}",
         "global steps. No sample costs more than half of a rank's mean. *Dealt* gives every rank equally many samples in order",
-        "of arrival; *largest first* is the reports' method, `balance(..., exchanges=0)`; `balance` then exchanges single",
-        "samples. *The mixture* holds texts, images and videos 2:2:1 with log-normal texts, up to 8,192 tokens a sample.",
+        "of arrival; *largest first* is the reports' method, `balance(..., exchanges=0)`; `balance` then exchanges a sample or",
+        "two. *The mixture* holds texts, images and videos 2:2:1 with log-normal texts, up to 8,192 tokens a sample.",
         "*At least* is what no division can be below: the world's clips cost alike, six to a rank's mean, and where their",
         "number is no multiple of the ranks, somebody has one more.",
         "",
@@ -217,13 +222,14 @@ def page() -> str:
         "",
         "## One pack a rank",
         "",
-        f"Where every rank takes one pack of {tokens:,} tokens, full packs leave little to exchange, so a budget of operations",
-        "evens them out while they are filled (`PackBudget.alike`). The mixture for keye_vl_1_5_8b: 4,000 samples, ten a pack,",
-        "so that a sample is a tenth of a rank's load; the mean over all steps of 8 packs but the last.",
-        "The dearest sample has to fit, and here it costs more than a full pack and 5%: the smaller limits make no difference.",
+        f"This is what training does: every rank takes one pack of {tokens:,} tokens, and the packs of a step exchange",
+        "samples. Full packs leave little room for that, so a budget of operations evens them out while they are filled",
+        "(`pack_slack: 0.02` of the data module, `PackBudget.alike`). The mixture for keye_vl_1_5_8b: 4,000 samples, ten a",
+        "pack, so that a sample is a tenth of a rank's load, over all steps of 8 packs but the last. One sample costs more",
+        "than a full pack and 5%: where it has to fit, it sets the limit for all; where it stands alone, the limit binds.",
         "",
-        "| budgets | packs | fill | dealt | exchanged by `balance_packs` |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| budgets | packs | fill | dealt, mean | worst | exchanged by `balance_packs` | worst |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *pack_rows(mixtures["keye_vl_1_5_8b"], tokens),
         "",
     ]

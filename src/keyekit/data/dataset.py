@@ -54,11 +54,9 @@ class ConversationDataset:
         self.encoded: list[EncodedSample] = []
         for sample in samples:
             try:
-                encoded = fitted(encoder.encode(sample, with_answer), self.cost, budget, long_samples)
+                self._add(sample, budget, long_samples, with_answer)
             except BadData as error:
                 policy.handle(error)
-                continue
-            self.encoded.append(encoded)
         if not self.encoded:
             raise ValueError(f"none of {len(samples)} samples can be used: {policy.counts}")
 
@@ -78,6 +76,15 @@ class ConversationDataset:
         chosen.encoded = [self.encoded[int(place * step)] for place in range(min(count, len(self)))]
         return chosen
 
+    def members(self, index: int, eyes: Eyes = "open") -> list[tuple[EncodedSample, list[np.ndarray]]]:
+        """What a pack holds of a sample: its sequences in order, each with its pictures.
+
+        Args:
+            index: Number of the sample.
+            eyes: What it sees; see :meth:`pictures`.
+        """
+        return [(self.encoded[index], self.pictures(index, eyes))]
+
     def pictures(self, index: int, eyes: Eyes = "open") -> list[np.ndarray]:
         """Pictures of a sample: ``[frames, height, width, 3]`` uint8 for each run of frames of one size.
 
@@ -93,6 +100,14 @@ class ConversationDataset:
         if eyes == "blank":
             return [np.full((*shape, 3), _GREY, dtype=np.uint8) for shape in self.encoded[index].shapes]
         return self.encoder.pictures(self.encoded[index])
+
+    def _add(self, sample: Sample, budget: PackBudget, long_samples: LongPolicy, with_answer: bool) -> None:
+        """Encode a sample and keep it.
+
+        Raises:
+            BadData: If it cannot be used.
+        """
+        self.encoded.append(fitted(self.encoder.encode(sample, with_answer), self.cost, budget, long_samples))
 
     def _others(self) -> list[int | None]:
         """For each sample another one to take pictures from: half a group further, among samples that look alike in size."""

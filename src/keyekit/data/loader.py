@@ -172,9 +172,9 @@ class PackLoader(StatefulLoader):
     def batch(self, epoch: int, position: int) -> Batch:
         """Make the pack at a position of an epoch."""
         pack = self._own(epoch, position)
-        samples = [self.dataset.encoded[index] for index in pack]
-        pictures = [self.dataset.pictures(index, self.eyes) for index in pack]
-        return collate(samples, pictures, self.budget.tokens, self.patch_size, alone=self.alone)
+        samples, pictures = zip(*(m for index in pack for m in self.dataset.members(index, self.eyes)), strict=True)
+        alone = self.alone and len(pack) == 1
+        return collate(samples, pictures, self.budget.tokens, self.patch_size, alone=alone)
 
     def prepared(self, epoch: int, positions: Iterable[int]) -> Iterator[int]:
         """Positions whose media are in the cache; those of the packs that follow are decoded meanwhile."""

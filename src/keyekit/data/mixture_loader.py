@@ -79,7 +79,7 @@ class PackMaker:
                 problems.append(error)
             else:
                 samples.append(encoded)
-        alone = self.long_samples == "alone"  # the only ones that may have more tokens
+        alone = self.long_samples == "alone" and len(samples) == 1  # the only ones that may have more tokens
         return Made(collate(samples, pictures, self.budget.tokens, self.cost.patch_size, alone=alone), tuple(problems))
 
     def media(self, pack: Sequence[Draw]) -> list[ContentItem]:

@@ -25,6 +25,7 @@ from keyekit.data.mixture import Mixture
 from keyekit.data.mixture_loader import MixtureLoader, PackMaker
 from keyekit.data.pack_stream import PackStream
 from keyekit.data.packer import PackBudget
+from keyekit.data.preferences import PreferenceDataset
 from keyekit.data.preparation import prepare_media, prepare_tokenizer, trained_folder
 from keyekit.data.processor_settings import SETTINGS_FILE, processor_settings
 from keyekit.data.reader import MediaReader
@@ -53,6 +54,7 @@ class ConversationDataModule(lightning.LightningDataModule):
             shows every sample of the first twice in an epoch and half of those of the second.
         mixture: Sources to train on in given portions, instead of ``train``.
         heldout: Task names or paths for evaluation.
+        heldout_pairs: Paths of JSONL files with pairs, for the validation of a task that learns from pairs.
         tokenizer: Folder of a tokenizer, such as a checkpoint's; ``None`` trains one on the texts of the training files (so it
             has to be given where there are none).
         vocab_size: Largest vocabulary of a trained tokenizer.
@@ -92,6 +94,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         train: list[str] | dict[str, float] | None = None,
         mixture: Mixture | None = None,
         heldout: list[str] | None = None,
+        heldout_pairs: list[str] | None = None,
         tokenizer: str | None = None,
         vocab_size: int = 1024,
         template: ChatTemplate | None = None,
@@ -133,6 +136,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.train_sources = dict(weights)
         self.mixture = mixture
         self.heldout_sources = tuple(heldout or ())
+        self.heldout_pairs = tuple(heldout_pairs or ())
         self.tokenizer_folder = tokenizer
         self.vocab_size = vocab_size
         self.template = template or ChatTemplate()
@@ -223,9 +227,7 @@ class ConversationDataModule(lightning.LightningDataModule):
             if self.mixture is not None:
                 self._sizes = self._measure(cost, report=True)
             else:
-                with_answer = self._answering_task is None
-                samples, limits = self._samples("train"), (self.budget, with_answer, cost, self.long_samples)
-                self._datasets["train"] = ConversationDataset(samples, self.encoder, self.policy, *limits)
+                self._datasets["train"] = self._dataset(self._samples("train"), cost)
             self._cost = cost
         if self.heldout_sources and "heldout" not in self._datasets:
             prompts = self._limited(self._samples("heldout"), self.test_samples)
@@ -238,15 +240,19 @@ class ConversationDataModule(lightning.LightningDataModule):
         if self.mixture is not None:
             return self._mixture_loader(self.mixture)
         dataset = self._datasets["train"]
-        if self._answering_task is not None:
-            return self._answering_task.rollout_loader(dataset, self.tokenizer)
+        if self._learns_from == "prompts":
+            return self._task.rollout_loader(dataset, self.tokenizer)
         budget = self._pack_budget(dataset.sizes)
         return PackLoader(
             dataset, budget, self.seed, decode_workers=self.decode_workers, alone=self._alone, sharing=self._sharing
         )
 
     def val_dataloader(self) -> PackLoader | list[PackLoader]:
-        """Prompts for validation."""
+        """Prompts for validation; pairs for a task that learns from pairs, if there are held-out ones."""
+        if self.heldout_pairs and self._learns_from == "pairs":
+            samples = [sample for file in self.heldout_pairs for sample in read_jsonl(Path(file), self.policy)]
+            pairs = PreferenceDataset(samples, self.encoder, self.policy, self.budget)
+            return PackLoader(pairs, self.budget, shuffle=False)
         if "validation" not in self._datasets:
             return []
         return self._prompts("validation")
@@ -271,16 +277,24 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.encoder = SampleEncoder(self.tokenizer, self.template, self._media_cache())
 
     @property
-    def _answering_task(self) -> Any:
-        """The task, if it trains on its own answers (reinforcement learning, on-policy distillation)."""
-        task = None if self.trainer is None else self.trainer.lightning_module
-        if not getattr(task, "answers_prompts", False):
-            return None
-        if self.mixture is not None:
-            raise ValueError(
-                f"{type(task).__name__} answers prompts itself: name their files under train, not a mixture"
-            )
-        return task
+    def _task(self) -> Any:
+        return None if self.trainer is None else self.trainer.lightning_module
+
+    @property
+    def _learns_from(self) -> str:
+        """What the task wants; see :attr:`keyekit.tasks.base.Task.learns_from`."""
+        wanted = getattr(self._task, "learns_from", "answers")
+        if wanted != "answers" and self.mixture is not None:
+            raise ValueError(f"{type(self._task).__name__} learns from {wanted}: name files under train, not a mixture")
+        return wanted
+
+    def _dataset(self, samples: list[Sample], cost: SampleCost) -> ConversationDataset:
+        """Training samples as the task wants them."""
+        common = (samples, self.encoder, self.policy, self.budget)
+        if self._learns_from == "pairs":
+            return PreferenceDataset(*common, cost=cost, long_samples=self.long_samples)
+        with_answer = self._learns_from == "answers"
+        return ConversationDataset(*common, with_answer=with_answer, cost=cost, long_samples=self.long_samples)
 
     @property
     def _alone(self) -> bool:

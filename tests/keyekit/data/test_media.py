@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keyekit.data.errors import BadData
-from keyekit.data.media import Frames, read_image, read_video
+from keyekit.data.media import Frames, _nearest, read_image, read_video
 from keyekit.data.processing.resize import resize_frames
 from keyekit.data.sampling import FrameLimits, UniformFps
 from keyekit.data.slow_fast import SlowFast
@@ -207,6 +207,18 @@ def test_times_may_be_those_of_a_constant_rate(media, tmp_path) -> None:
     assert counted.timestamps == tuple(index / rate for index in range(16))
     np.testing.assert_array_equal(told.pixels, counted.pixels)
     assert told.timestamps[-1] == pytest.approx(15 * 1.5 / 4, abs=0.01)
+
+
+def test_the_nearest_frame_is_taken_and_of_two_the_earlier() -> None:
+    random = np.random.default_rng(0)
+    seconds = np.cumsum(random.integers(1, 5, 60)) / 4.0
+    wanted = np.concatenate([random.integers(0, 8 * int(seconds[-1]) + 9, 200) / 8.0, [0.0, 1e3]])  # eighths: many ties
+    for first, last in ((0, 59), (7, 31)):
+        between = seconds[first : last + 1]
+        expected = [first + int(np.abs(between - second).argmin()) for second in wanted]  # argmin takes the first
+        assert _nearest(seconds, wanted, first, last) == expected
+    gaps = np.diff(seconds)
+    assert any(second in seconds[:-1] + gaps / 2 for second in wanted)
 
 
 def test_a_policy_may_look_at_frames_that_are_not_there(media, tmp_path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from keyekit.data.budget_search import BudgetSearch
+from keyekit.data.deadline import Deadline
 from keyekit.data.errors import BadData
 from keyekit.data.processing.geometry import PatchGeometry
 from keyekit.data.processors import processor_of
@@ -257,6 +258,11 @@ def test_uneven_frames_are_chosen_by_their_time(tmp_path) -> None:
     item = ContentItem(kind="video", path=tmp_path / "uneven.mp4", options={"nframes": 10})
     by_clock, counted = (dataclasses.replace(READER, times=times).read(item) for times in ("container", "index"))
     assert sum(second >= 1 for second in by_clock.timestamps) >= 7
+    with PyAV().open(item.path, 2**20, Deadline(None, "")) as video:
+        rate = video.facts.fps
+    wanted = np.array(READER.frame_sampler.adapted({"nframes": 10}).select(19, rate)) / rate
+    nearest = [min(times, key=lambda time: (abs(time / 1000 - second), time)) / 1000 for second in wanted]
+    np.testing.assert_allclose(by_clock.timestamps, nearest, atol=1e-3)
     levels = [round(float(picture.mean()) / 10) for picture in counted.pixels]
     np.testing.assert_allclose(levels, np.linspace(0, 18, 10).round(), atol=1)
     for second, picture in zip(by_clock.timestamps, by_clock.pixels, strict=True):
