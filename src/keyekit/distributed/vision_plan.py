@@ -60,7 +60,7 @@ def plan_vision(costs: Sequence[Sequence[float]]) -> list[list[int]]:
 
     Example:
         >>> plan_vision([[4.0, 2.0, 2.0], [], [1.0]])
-        [[1, 0, 1], [], [2]]
+        [[0, 1, 2], [], [2]]
     """
     mean = sum(map(sum, costs)) / max(len(costs), 1)
     loads = [0.0] * len(costs)
@@ -70,11 +70,10 @@ def plan_vision(costs: Sequence[Sequence[float]]) -> list[list[int]]:
     plan = [[home] * len(own) for home, own in enumerate(costs)]
     images = sorted((-cost, home, index) for home, own in enumerate(costs) for index, cost in enumerate(own))
     for negative, home, index in images:
-        rank = home
-        if loads[home] - negative > mean:
-            while least[0][0] != loads[least[0][1]]:
-                heapq.heappop(least)
-            rank = least[0][1]
+        while least[0][0] != loads[least[0][1]]:
+            heapq.heappop(least)
+        stays = loads[home] - negative <= mean or loads[home] == least[0][0]
+        rank = home if stays else least[0][1]
         plan[home][index] = rank
         loads[rank] -= negative
         heapq.heappush(least, (loads[rank], rank))

@@ -100,11 +100,17 @@ def summed(gradient: Tensor) -> Tensor:
     return total
 
 
+@cache
+def in_one_process(name: str) -> tuple[MixtureOfExperts, list[dict[str, Tensor]]]:
+    """A layer that has worked for all ranks, one after the other, and what it made."""
+    layer = build(name)
+    return layer, [run_layer(layer, rank, LAYERS[name][1], False) for rank in range(len(TOKENS))]
+
+
 def compare_layer(name: str, mesh: DeviceMesh, recompute: bool) -> dict[str, float]:
     """Errors of a divided layer; gradients add up over all ranks."""
     dtype, rank = LAYERS[name][1], dist.get_rank()
-    whole = build(name)
-    alone = [run_layer(whole, other, dtype, False) for other in range(len(TOKENS))]
+    whole, alone = in_one_process(name)
     layer = build(name)
     install_expert_parallel(layer, mesh)
     found = run_layer(layer, rank, dtype, recompute)
@@ -212,6 +218,9 @@ def on_meta(mesh: DeviceMesh) -> None:
 
 
 def refuse(mesh: DeviceMesh, grid: DeviceMesh) -> None:
+    alone = _mixture(tiny_layer_spec())
+    install_expert_parallel(alone, init_device_mesh("cpu", (4, 1), mesh_dim_names=("shard", "expert"))["expert"])
+    assert not isinstance(alone.experts.down_proj, DTensor)
     with pytest.raises(ValueError, match="experts has 6 experts, which 4 ranks do not divide: choose a degree"):
         install_expert_parallel(MixtureOfExperts(tiny_layer_spec(), num_experts=6, active_experts=2), mesh)
     with pytest.raises(ValueError, match="no mixture of experts"):

@@ -20,6 +20,7 @@ from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.attention.block_topk import BlockTopK
 from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.attention.exchange import WholePacks
 from keyekit.nn.attention.nsa import NSA
 from keyekit.nn.attention.sliding_window import SlidingWindow
 from keyekit.nn.moe.dense import SwiGLU
@@ -124,13 +125,18 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
+@cache
+def in_one_process(scheme: str) -> tuple[Tensor, DecoderOutput, dict[str, Tensor]]:
+    """Loss, output and gradients of the whole pack."""
+    batch, network = pack(), network_of(**SCHEMES[scheme])
+    loss, output = loss_of(network, batch, batch.num_targets)
+    return loss.detach(), output, gradients_of(network, loss)
+
+
 def compare(scheme: str, mesh: Any) -> dict[str, float]:
     """Errors of a divided pack by what was compared; selections and visits have to be the same."""
     batch = pack()
-    whole = network_of(**SCHEMES[scheme])
-    expected_loss, expected = loss_of(whole, batch, batch.num_targets)
-    expected_gradients = gradients_of(whole, expected_loss)
-
+    expected_loss, expected, expected_gradients = in_one_process(scheme)
     network = network_of(**SCHEMES[scheme])
     install_sequence_parallel(network, mesh)
     part = network.divide(batch)
@@ -140,7 +146,7 @@ def compare(scheme: str, mesh: Any) -> dict[str, float]:
     assert isinstance(exchange, SequenceParallel)
     total = loss.detach().clone()
     dist.all_reduce(total, group=group)
-    errors = {"loss": error(total, expected_loss.detach())}
+    errors = {"loss": error(total, expected_loss)}
     tokens = batch.segments.total
     errors["hidden"] = error(exchange.gather(output.hidden.detach())[:tokens], expected.hidden.detach())
     for name, gradient in gradients.items():
@@ -183,6 +189,9 @@ def whole_packs_stay_local(mesh: Any, rank: int) -> dict[str, float]:
 
 
 def refuse(mesh: Any) -> None:
+    alone = network_of()
+    install_sequence_parallel(alone, init_device_mesh("cpu", (4, 1), mesh_dim_names=("data", "sequence"))["sequence"])
+    assert isinstance(alone.decoder.exchange, WholePacks)
     with pytest.raises(ValueError, match="2 key/value groups, which 4 ranks do not divide"):
         install_sequence_parallel(nn.ModuleList([Decoder(64, 32, 1, 4, 2, 16, 48, rope_section=(2, 4, 2))]), mesh)
     with pytest.raises(ValueError, match="ExpertChoice"):

@@ -162,6 +162,9 @@ def whole_network(mesh: DeviceMesh, pairs: DeviceMesh) -> dict[str, float]:
 
 
 def refuse(mesh: DeviceMesh, grid: DeviceMesh) -> None:
+    alone = model()
+    install_vision_balance(alone, init_device_mesh("cpu", (4, 1), mesh_dim_names=("data", "vision"))["vision"])
+    assert alone.vision_exchange is encode_here
     with pytest.raises(ValueError, match="a Linear has no vision tower"):
         install_vision_balance(nn.Linear(2, 2), mesh)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="this one has 2"):

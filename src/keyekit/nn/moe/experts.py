@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from keyekit.nn.moe.base import Routing
@@ -84,9 +83,8 @@ class Experts(nn.Module):
 
     def _held(self, matrices: Tensor) -> Tensor:
         """The matrices of the experts that this rank holds: its part where a dispatcher knows the other ranks."""
-        if self.dispatcher is compute_here or not isinstance(matrices, DTensor):
-            return matrices
-        return matrices.to_local()
+        to_local = None if self.dispatcher is compute_here else getattr(matrices, "to_local", None)  # a DTensor's
+        return matrices if to_local is None else to_local()
 
 
 @cache
