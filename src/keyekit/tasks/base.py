@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -19,7 +19,7 @@ from keyekit.models.weights import load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
 from keyekit.optim.optimizers import AdamW, Optimizer
 from keyekit.optim.schedules import Schedule, WarmupCosine
-from keyekit.tasks.look_ahead import LookAhead, look_ahead
+from keyekit.tasks.look_ahead import LookAhead, look_ahead, targets_of
 
 __all__ = ["Task"]
 
@@ -38,6 +38,10 @@ class Task(lightning.LightningModule):
             have are ignored, tensors that the folder does not have keep their initial values, and both are logged.
         optimizer: How gradients become steps; AdamW by default.
     """
+
+    learns_from: Literal["answers", "pairs", "prompts"] = "answers"
+    """What a data module hands over: conversations with their answers, pairs of a chosen and a rejected answer, or prompts that
+    the task answers itself (``rollout_loader``)."""
 
     def __init__(
         self,
@@ -121,7 +125,11 @@ class Task(lightning.LightningModule):
                 "the network was built without memory (meta: true), and nothing gives it values: name a folder with weights "
                 "(model.init_from), resume from a checkpoint, or build it with memory (meta: false)"
             )
-        self._ahead = look_ahead(self.trainer) if self.trainer.accumulate_grad_batches > 1 else None
+        self._ahead = look_ahead(self.trainer, self.pack_count) if self.trainer.accumulate_grad_batches > 1 else None
+
+    def pack_count(self, pack: Any) -> int:
+        """What a pack counts as in the mean over a step: its targets."""
+        return targets_of(pack)
 
     def backward(self, loss: Tensor, *args: Any) -> None:
         """Make the mean over a step's packs one over those that there are: an epoch may end in the middle of a step."""

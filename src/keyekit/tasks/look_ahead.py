@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import lightning
 
-__all__ = ["LookAhead", "look_ahead"]
+__all__ = ["LookAhead", "look_ahead", "targets_of"]
+
+
+def targets_of(pack: Any) -> int:
+    """Targets of a pack, what it counts as in a mean over targets."""
+    return getattr(pack, "num_targets", 0)
 
 
 class LookAhead:
@@ -21,13 +26,15 @@ class LookAhead:
     Args:
         loader: Any loader with a length; its other attributes, such as its state, show through.
         trainer: Says how many packs make up a step.
+        count: What a pack counts as in a mean.
     """
 
-    def __init__(self, loader: Any, trainer: lightning.Trainer) -> None:
+    def __init__(self, loader: Any, trainer: lightning.Trainer, count: Callable[[Any], int] = targets_of) -> None:
         self.loader = loader
         self.trainer = trainer
+        self.count = count
         self.targets: tuple[int, ...] = ()
-        """Targets of each pack of the step, on this rank."""
+        """What each pack of the step counts as, on this rank."""
 
     def __iter__(self) -> Iterator[Any]:
         taken = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -41,7 +48,7 @@ class LookAhead:
             self.trainer.should_stop = stopping
             if not packs:
                 return
-            self.targets = tuple(getattr(pack, "num_targets", 0) for pack in packs)
+            self.targets = tuple(self.count(pack) for pack in packs)
             taken += len(packs)
             packs.reverse()
             while packs:
@@ -62,8 +69,12 @@ class LookAhead:
         return max(min(whole - taken % whole, int(self.trainer.fit_loop.max_batches) - taken), 1)
 
 
-def look_ahead(trainer: lightning.Trainer) -> LookAhead:
+def look_ahead(trainer: lightning.Trainer, count: Callable[[Any], int] = targets_of) -> LookAhead:
     """Put a :class:`LookAhead` between a fit and its loader; called when training starts.
+
+    Args:
+        trainer: Of the fit.
+        count: What a pack counts as in a mean.
 
     Raises:
         TypeError: If the loader has no length, or there are several at once.
@@ -76,7 +87,7 @@ def look_ahead(trainer: lightning.Trainer) -> LookAhead:
         raise TypeError(
             "accumulate_grad_batches reads the packs of a step ahead: it needs one training loader that has a length"
         )
-    ahead = LookAhead(combined.flattened[0], trainer)
+    ahead = LookAhead(combined.flattened[0], trainer, count)
     combined.flattened = [ahead]
     iter(fetcher)  # the iterator that was made before knows nothing of this
     return ahead

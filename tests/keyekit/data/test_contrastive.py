@@ -49,7 +49,7 @@ def test_ranks_share_the_batches_and_validation_is_always_the_same(monkeypatch) 
     shown = {}
     for rank in range(2):
         for module in ("loader", "contrastive"):
-            monkeypatch.setattr(f"keyekit.data.{module}.rank_and_world", lambda rank=rank: (rank, 2))
+            monkeypatch.setattr(f"keyekit.data.{module}.rank_and_world", lambda sharing=1, rank=rank: (rank, 2))
         loader = PairLoader(pairs(40), batch_size=8)
         shown[rank] = [float(value) for batch in loader for value in batch.vision.patches[::4, 0, 0, 0]]
         assert len(shown[rank]) == 8 * len(loader) == 16

@@ -47,7 +47,7 @@ def test_ranks_share_the_packs(dataset, monkeypatch) -> None:
     whole = ids(PackLoader(dataset, budget=64), 0)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr("keyekit.data.loader.rank_and_world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("keyekit.data.loader.rank_and_world", lambda sharing=1, rank=rank: (rank, 3))
         shares.append(ids(PackLoader(dataset, budget=64), 0))
     assert len({len(share) for share in shares}) == 1
     dealt = [pack for round_ in zip(*shares, strict=True) for pack in round_]
@@ -107,7 +107,7 @@ def test_the_base_says_what_is_missing() -> None:
 
 
 def on_rank(monkeypatch, rank: int, world: int) -> None:
-    monkeypatch.setattr("keyekit.data.loader.rank_and_world", lambda: (rank, world))
+    monkeypatch.setattr("keyekit.data.loader.rank_and_world", lambda sharing=1: (rank, world))
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])

@@ -86,7 +86,7 @@ def names(batch) -> tuple[str, ...]:
 
 
 def on_rank(monkeypatch, rank: int, world: int) -> None:
-    monkeypatch.setattr("keyekit.data.mixture_loader.rank_and_world", lambda: (rank, world))
+    monkeypatch.setattr("keyekit.data.mixture_loader.rank_and_world", lambda sharing=1: (rank, world))
 
 
 def run_ranks(make: Make, monkeypatch, world: int, state: dict | None, rounds: int | None = None) -> tuple[list, dict]:

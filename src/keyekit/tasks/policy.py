@@ -1,0 +1,225 @@
+"""Reinforcement learning on the policy's own rollouts."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keyekit.batch import Batch
+from keyekit.data.dataset import ConversationDataset
+from keyekit.models.sampling import Sampler
+from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.objectives.policy.base import PolicyObjective, PolicyOutput
+from keyekit.objectives.policy.base import Rollouts as SampledAnswers
+from keyekit.objectives.policy.gspo import GSPO
+from keyekit.objectives.token_log_probs import token_log_probs
+from keyekit.optim.groups import ParameterGroup
+from keyekit.optim.optimizers import Optimizer
+from keyekit.optim.schedules import Schedule
+from keyekit.rewards.base import Reward
+from keyekit.rollout.experience import Experience
+from keyekit.rollout.loader import RolloutLoader
+from keyekit.rollout.native import NativeEngine
+from keyekit.rollout.rounds import Rounds
+from keyekit.tasks.language_modeling import LanguageModeling
+
+__all__ = ["PolicyOptimization"]
+
+
+class PolicyOptimization(LanguageModeling):
+    """Answer prompts, reward the answers, and make the better ones more likely (8B sheet 5.5 and 5.8, 2.0 sheet 10).
+
+    Rollouts are a source of data: the data module's prompts go through :class:`~keyekit.rollout.loader.RolloutLoader`, which
+    answers them with the weights as they are and hands out packs of responses. The rest is a training step like any other, so
+    trainer, callbacks, checkpoints and resume work as they do elsewhere. Validation and test answer held-out prompts greedily.
+
+    Args:
+        network: The policy.
+        reward: What an answer is worth.
+        objective: How advantages become a loss; GSPO by default, as in every stage of Keye-VL-2.0 (2.0 sheet 10.1).
+        prompts_per_round: Prompts that each rank asks in a round.
+        responses: Responses to each prompt.
+        steps_per_round: Optimizer steps of a round; the packs of a step are ``accumulate_grad_batches``.
+        oversampling: Up to so many times ``prompts_per_round`` are asked, until enough groups have rewards that differ.
+        keep_flat: Whether groups with equal rewards count in means.
+        temperature: Of the rollouts and of the log-probabilities that are trained.
+        slots: Responses that are drawn at the same time.
+        pack_tokens: Most tokens of a pack of responses.
+        replay: Whether choices of routers and indexers are recorded in rollouts and replayed in training.
+        seed: Seed of prompts and responses.
+        learning_rate: Peak learning rate.
+        weight_decay: Decay of matrices.
+        betas: AdamW's averaging factors, where no optimizer is named.
+        groups: Learning rates, decay and freezing by name pattern; the first match decides.
+        schedule: Learning-rate schedule; warm-up and cosine by default.
+        router_balance: Factor on the routers' balance loss.
+        max_new_tokens: Longest answer, in rollouts and in evaluation.
+        init_from: Folder with weights to start from; also the reference of the divergence, where the objective has one.
+        optimizer: How gradients become steps; AdamW by default.
+
+    Raises:
+        ValueError: If the temperature is not positive: greedy responses of a group would all be the same.
+    """
+
+    learns_from = "prompts"
+
+    def __init__(
+        self,
+        network: VisionLanguageModel,
+        reward: Reward,
+        objective: PolicyObjective | None = None,
+        prompts_per_round: int = 16,
+        responses: int = 8,
+        steps_per_round: int = 1,
+        oversampling: float = 1.0,
+        keep_flat: bool = False,
+        temperature: float = 1.0,
+        slots: int = 64,
+        pack_tokens: int = 8192,
+        replay: bool = False,
+        seed: int = 0,
+        learning_rate: float = 1e-6,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        groups: list[ParameterGroup] | None = None,
+        schedule: Schedule | None = None,
+        router_balance: float = 0.0,
+        max_new_tokens: int = 32,
+        init_from: str | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        super().__init__(
+            network,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            betas=betas,
+            groups=groups,
+            schedule=schedule,
+            router_balance=router_balance,
+            max_new_tokens=max_new_tokens,
+            init_from=init_from,
+            optimizer=optimizer,
+        )
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: responses of a group have to differ, give a number above 0")
+        self.reward = reward
+        self.policy = objective or GSPO()
+        self.prompts_per_round = prompts_per_round
+        self.responses = responses
+        self.steps_per_round = steps_per_round
+        self.oversampling = oversampling
+        self.keep_flat = keep_flat
+        self.temperature = temperature
+        self.slots = slots
+        self.pack_tokens = pack_tokens
+        self.replay = replay
+        self.seed = seed
+        self._reference: list[VisionLanguageModel] = []  # in a list, so that no checkpoint holds it
+
+    def setup(self, stage: str) -> None:
+        """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep a frozen copy where a divergence needs one.
+
+        Raises:
+            ValueError: If there is a divergence from the reference but no ``init_from`` to take it from.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.policy.kl_weight and not self._reference:
+            if self.init_from is None:
+                raise ValueError("kl_weight needs a reference: give the folder that training starts from as init_from")
+            self._reference = [deepcopy(self.network).eval().requires_grad_(False)]
+
+    def rollout_loader(self, prompts: ConversationDataset, tokenizer: Any) -> RolloutLoader:
+        """The loader of a fit; the data module asks for it.
+
+        Args:
+            prompts: Conversations without their answers.
+            tokenizer: Turns tokens into text, and knows which of them end an answer.
+        """
+        stop = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
+        engine = NativeEngine(
+            self.network,
+            stop,
+            self.max_new_tokens,
+            Sampler(temperature=self.temperature),
+            slots=self.slots,
+            record=self.replay,
+        )
+        rounds = Rounds(
+            engine=engine,
+            judge=self.reward.score,
+            compare=self.policy.advantages,
+            decode=tokenizer.decode,
+            prompts=self.prompts_per_round,
+            responses=self.responses,
+            oversampling=self.oversampling,
+            keep_flat=self.keep_flat,
+        )
+        return RolloutLoader(
+            prompts,
+            rounds,
+            self.policy.normalisation,
+            steps=self.steps_per_round,
+            packs=self.trainer.accumulate_grad_batches,
+            pack_tokens=self.pack_tokens,
+            seed=self.seed,
+            replay=self.replay,
+        )
+
+    def on_train_start(self) -> None:
+        """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights."""
+        for reference in self._reference:
+            reference.to(self.device)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Responses are not divided among ranks."""
+        return batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one pack of responses."""
+        assert isinstance(batch, Experience)
+        output = self.network(batch, selections=batch.selections)
+        policy = self._policy_loss(batch, output.hidden)
+        loss = policy.loss + sum(output.losses.values(), start=policy.loss.new_zeros(()))
+        values: dict[str, Any] = {f"train/{name}": value for name, value in (policy.meters | output.meters).items()}
+        if output.routing:
+            self._remember_load(output)
+            routers, router_values = self._router_losses(output)
+            loss, values = loss + routers, values | router_values
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
+        self.log_dict(values, batch_size=batch.num_targets or 1)
+        self.log_dict({f"rollout/{name}": value for name, value in batch.meters.items()}, batch_size=1)
+        return loss
+
+    def _policy_loss(self, batch: Experience, hidden: Tensor) -> PolicyOutput:
+        answers = SampledAnswers(
+            log_probs=self._log_probs(self.network, batch, hidden),
+            old_log_probs=batch.old_log_probs,
+            advantages=batch.advantages,
+            mask=batch.mask,
+            segments=batch.segments,
+            reference_log_probs=self._reference_log_probs(batch),
+        )
+        return self.policy(answers, self._step_count(batch.step_count))
+
+    def _reference_log_probs(self, batch: Experience) -> Tensor | None:
+        if not self._reference:
+            return None
+        (reference,) = self._reference
+        with torch.no_grad():
+            return self._log_probs(reference, batch, reference(batch).hidden)
+
+    def _log_probs(self, network: VisionLanguageModel, batch: Batch, hidden: Tensor) -> Tensor:
+        weight = network.decoder.lm_head.weight
+        return token_log_probs(hidden, weight, batch.labels, batch.num_targets, self.temperature).values
+
+    def _step_count(self, own: float) -> Tensor | float:
+        """What the packs of all ranks count as, over their number: the mean of all packs' losses is the loss of the step."""
+        packs = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if self.trainer.world_size == 1:
+            return max(own, 1.0) / packs
+        total = torch.tensor(own, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.clamp(min=1.0) / packs

@@ -1,0 +1,134 @@
+"""Reinforcement learning through a real trainer: a reward rises, one without sense does not, an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import partial
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+
+from keyekit.data.module import ConversationDataModule
+from keyekit.nn.attention.dsa import DSA
+from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.objectives.policy.base import PolicyObjective
+from keyekit.objectives.policy.grpo import GRPO
+from keyekit.objectives.policy.gspo import GSPO
+from keyekit.optim.schedules import WarmupStableDecay
+from keyekit.rewards.base import AnswerReward, Example, RewardOutcome, example_sample
+from keyekit.tasks.policy import PolicyOptimization
+from keyekit.testing.tiny import tiny_record, tiny_vision_language_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Vowels(AnswerReward):
+    """Share of vowels among the characters."""
+
+    def outcome(self, sample, answer) -> RewardOutcome:
+        share = sum(character in "aeiou" for character in answer) / max(len(answer), 1)
+        return RewardOutcome(share, "counted", {"vowels": share})
+
+    @classmethod
+    def example(cls) -> Example:
+        return Example(sample=example_sample("?"), right="a", wrong="b")
+
+
+class Dice(Vowels):
+    """A reward that has nothing to do with the answer."""
+
+    def outcome(self, sample, answer) -> RewardOutcome:
+        parts = super().outcome(sample, answer).parts
+        return RewardOutcome(random.Random(answer + sample.id).random(), "thrown", parts)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "train.jsonl"
+    words = ["apple", "brick", "crypt", "ounce", "idea", "rhythm", "area", "glyph"]
+    records = [tiny_record(f"q{n}", f"say {word} {n}", word) for n, word in enumerate(words * 2)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+class Watch(lightning.Callback):
+    """Keeps losses and the rewards of rounds; may save and stop in the middle of a round."""
+
+    def __init__(self, cut: int | None = None, folder: Path | None = None) -> None:
+        self.losses: list[float] = []
+        self.rewards: list[float] = []
+        self.vowels: list[float] = []
+        self.cut = cut
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["loss"].item())
+        if "reward" in batch.meters:
+            self.rewards.append(batch.meters["reward"])
+            self.vowels.append(batch.meters["reward_of/vowels"])
+        if trainer.global_step == self.cut and len(self.losses) % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(self.folder / "cut.ckpt")
+            trainer.should_stop = True
+
+
+def fit(
+    questions, folder, reward, objective: PolicyObjective, steps: int, resume=None, cut=None, parts=None, **settings
+):
+    torch.manual_seed(0)
+    network = tiny_vision_language_model(**(parts or {}))
+    network.decoder.embed_tokens = torch.nn.Embedding(300, 32)
+    network.decoder.lm_head = torch.nn.Linear(32, 300, bias=False)
+    torch.nn.init.normal_(network.decoder.lm_head.weight, std=0.02)
+    network.decoder.vocab_size = 300
+    packs = settings.pop("packs", 1)
+    settings = {"prompts_per_round": 4, "responses": 6, "max_new_tokens": 6, "learning_rate": 1e-2} | settings
+    task = PolicyOptimization(network, reward, objective, schedule=WarmupStableDecay(1, 0.0), **settings)
+    watch = Watch(cut, folder)
+    data = ConversationDataModule(train=[str(questions)], vocab_size=300, cache=str(folder / "cache"), workers=1)
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accumulate_grad_batches=packs,
+        callbacks=[watch],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+    )
+    trainer.fit(task, data, ckpt_path=resume, weights_only=False)
+    return watch
+
+
+def test_a_reward_rises_and_one_without_sense_does_not_raise_it(questions, tmp_path) -> None:
+    learnt = fit(questions, tmp_path, Vowels(), GRPO(), steps=40)
+    assert sum(learnt.rewards[-4:]) / 4 > sum(learnt.rewards[:4]) / 4 + 0.15
+
+    thrown = fit(questions, tmp_path, Dice(), GRPO(), steps=40)
+    vowels = thrown.vowels
+    assert abs(sum(vowels[-4:]) - sum(vowels[:4])) / 4 < 0.1
+
+
+@pytest.mark.parametrize("cut", [2, 3], ids=["between rounds", "in a round"])
+def test_an_interrupted_run_goes_on_to_the_bit(questions, tmp_path, cut) -> None:
+    parts = {
+        "attention": partial(DSA, topk=6, num_indexer_heads=2, indexer_head_dim=8),
+        "feed_forward": partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=24),
+    }
+    settings = {"steps_per_round": 2, "packs": 2, "replay": True, "parts": parts}
+    whole = fit(questions, tmp_path, Vowels(), GSPO(0.2, 0.2), steps=6, **settings)
+    first = fit(questions, tmp_path, Vowels(), GSPO(0.2, 0.2), steps=6, cut=cut, **settings)
+    rest = fit(questions, tmp_path, Vowels(), GSPO(0.2, 0.2), steps=6, resume=str(tmp_path / "cut.ckpt"), **settings)
+    assert len(whole.losses) == 12
+    assert first.losses + rest.losses == whole.losses
+
+
+def test_what_cannot_work_is_refused(questions, tmp_path) -> None:
+    with pytest.raises(ValueError, match="temperature=0"):
+        PolicyOptimization(tiny_vision_language_model(), Vowels(), temperature=0.0)
+    with pytest.raises(ValueError, match="kl_weight needs a reference"):
+        fit(questions, tmp_path, Vowels(), GRPO(kl_weight=0.1), steps=1)
