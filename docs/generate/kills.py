@@ -147,15 +147,16 @@ class Proof:
             Whether there was something to kill; otherwise the pipeline has come to its end.
         """
         seen = {log: log.stat().st_size for log in _logs(root)}
+        left = _half_written(root)
         with (self.folder / f"{root.name}.log").open("ab") as log:
             process = subprocess.Popen(self.command(root), stdout=log, stderr=log, start_new_session=True)
         began = time.monotonic()
-        stage = _wait(process, root, seen, moment, draw)
+        stage = _wait(process, root, seen, left, moment, draw)
         if stage is None:
             if process.returncode:
                 raise RuntimeError(f"the command failed by itself, see {self.folder / root.name}.log")
             return False
-        half = _half_written(root)
+        half = _new(root, left)
         pids = {"the pipeline": [process.pid], "the training": [stage], "everything": _family(process.pid)}[victim]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -167,7 +168,9 @@ class Proof:
         return True
 
 
-def _wait(process: subprocess.Popen, root: Path, seen: dict[Path, int], moment: str, draw: float) -> int | None:
+def _wait(
+    process: subprocess.Popen, root: Path, seen: dict[Path, int], left: dict[str, int], moment: str, draw: float
+) -> int | None:
     """Wait for the moment; the process of a stage, or ``None`` if the pipeline ended before."""
     began, training_since = time.monotonic(), None
     while process.poll() is None:
@@ -177,8 +180,8 @@ def _wait(process: subprocess.Popen, root: Path, seen: dict[Path, int], moment: 
         met = {
             "while training": training_since is not None and now - training_since > draw * 5,
             "at any time": now - began > draw * 25,
-            "while saving": any(".ckpt" in name for name in _half_written(root)),
-            "in the export": any("export" in name for name in _half_written(root)),
+            "while saving": any(".ckpt" in name for name in _new(root, left)),
+            "in the export": any("export" in name for name in _new(root, left)),
         }
         if stages and met[moment]:
             return stages[0]
@@ -192,10 +195,18 @@ def digests(root: Path) -> dict[str, str]:
     return {file.parent.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def _half_written(root: Path) -> list[str]:
-    return (
-        [str(path.relative_to(root / "kills")) for path in (root / "kills").rglob("*.partial")] if root.is_dir() else []
-    )
+def _half_written(root: Path) -> dict[str, int]:
+    """Files and folders that have no name yet, with the time of their last change."""
+    found = {}
+    for path in root.glob("kills/**/*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it got its name
+            found[str(path.relative_to(root / "kills"))] = path.stat().st_mtime_ns
+    return found
+
+
+def _new(root: Path, left: dict[str, int]) -> list[str]:
+    """What is half written and is not what an earlier kill left."""
+    return [name for name, changed in _half_written(root).items() if left.get(name) != changed]
 
 
 def _logs(root: Path) -> list[Path]:

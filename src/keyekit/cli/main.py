@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from keyekit.cli.errors import CommandError
-from keyekit.cli.pipeline.orphans import end_with_parent
 from keyekit.data.errors import BadData
 from keyekit.recipes import RecipeError
 from keyekit.registry import PartError, closest
@@ -86,5 +85,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     sys.exit(main())

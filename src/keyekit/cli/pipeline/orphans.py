@@ -1,4 +1,7 @@
-"""A stage's process ends with the pipeline that started it, even if that was killed."""
+"""A stage's process ends with the pipeline that started it, even if that was killed.
+
+``python -m keyekit.cli.pipeline.orphans PARENT PROGRAM ...`` becomes the program, with that agreed.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,37 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
-__all__ = ["PARENT", "end_with_parent"]
-
-PARENT = "KEYEKIT_PIPELINE"
-"""Environment variable that a pipeline gives its stages: its process, or nothing if another program stands in between."""
+__all__ = ["bound"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def end_with_parent() -> None:
-    """Ask the system for SIGTERM when the process above ends, if that is a pipeline or was started by one.
+def bound(command: Sequence[str]) -> list[str]:
+    """A command that runs another one, which gets SIGTERM when this process ends, in whatever way.
 
-    Otherwise the same command, given again after a kill, would find the former stage still writing into the same folder. Only
-    Linux can do this; elsewhere the pipeline's lock makes the second command wait.
+    Otherwise the same pipeline, begun again after a kill, would find the former stages still writing into their folders. Only
+    Linux can do this; elsewhere they hold the pipeline's lock until they end.
+
+    Args:
+        command: The program, such as Python, ``torchrun`` or ``srun``, with its arguments.
     """
-    if PARENT not in os.environ or not sys.platform.startswith("linux"):
-        return
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    return [sys.executable, "-m", "keyekit.cli.pipeline.orphans", str(os.getpid()), *command]
+
+
+def _main() -> None:
+    parent, *command = sys.argv[1:]
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    parent = os.environ.pop(PARENT)  # what this process starts is not the pipeline's
-    if parent and os.getppid() != int(parent):  # it ended before this line
+    if os.getppid() != int(parent):  # it ended before that line
         sys.exit(128 + signal.SIGTERM)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"{command[0]} cannot be run: {error.strerror}")
+
+
+if __name__ == "__main__":
+    _main()

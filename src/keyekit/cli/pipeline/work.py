@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from keyekit.cli.pipeline.commands import Step
-from keyekit.cli.pipeline.orphans import PARENT
+from keyekit.cli.pipeline.orphans import bound
 from keyekit.cli.pipeline.record import Record
 
 __all__ = ["STOPPED", "State", "Work"]
@@ -81,11 +81,11 @@ class Work:
             log.flush()
             # A session of its own: Ctrl-C reaches the pipeline alone, which tells its stages once.
             self._process = subprocess.Popen(
-                step.command,
+                bound(step.command),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=self._environment(os.environ, direct=not step.launch.words),
+                env=self._environment(os.environ),
                 pass_fds=inherited,
                 start_new_session=True,
             )
@@ -139,8 +139,8 @@ class Work:
             found = log.read().decode("utf-8", errors="replace").splitlines()
         return found if lines is None else found[-lines:]
 
-    def _environment(self, base: Mapping[str, str], direct: bool) -> dict[str, str]:
-        environment = {**base, PARENT: str(os.getpid()) if direct else "", "PYTHONUNBUFFERED": "1"}
+    def _environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        environment = {**base, "PYTHONUNBUFFERED": "1"}
         if self.threads is not None and "OMP_NUM_THREADS" not in base:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         return environment

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,37 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from keyekit.cli.pipeline.orphans import PARENT
+from keyekit.cli.pipeline.orphans import bound
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux tells a process of its parent's end"
 )
 
-CHILD = """
-import sys, time, os
-from keyekit.cli.pipeline.orphans import end_with_parent
-end_with_parent()
-print(os.getpid(), os.environ.get("KEYEKIT_PIPELINE"), flush=True)
-time.sleep(60)
-"""
-PARENT_PROGRAM = """
-import os, subprocess, sys, time
-environment = {**os.environ, "KEYEKIT_PIPELINE": str(os.getpid())}
-subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment, start_new_session=True)
+CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+PARENT = """
+import subprocess, sys, time
+from keyekit.cli.pipeline.orphans import bound
+subprocess.Popen(bound([sys.executable, "-c", sys.argv[1]]), start_new_session=True)
 time.sleep(60)
 """
 
 
 def test_a_stage_ends_when_its_pipeline_is_killed():
-    words = [sys.executable, "-c", PARENT_PROGRAM, CHILD]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
-        child, inherited = parent.stdout.readline().split()
-        assert inherited == "None"  # what the stage starts is no stage
+    with subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and _runs(int(child)):
+        while time.monotonic() < deadline and _runs(child):
             time.sleep(0.01)
-        assert not _runs(int(child))
+        assert not _runs(child)
 
 
 def _runs(process: int) -> bool:
@@ -49,14 +40,21 @@ def _runs(process: int) -> bool:
         return False
 
 
+def test_the_program_has_the_process_and_its_status_is_its_own():
+    program = [sys.executable, "-c", "import os; print(os.getpid()); raise SystemExit(7)"]
+    with subprocess.Popen(bound(program), stdout=subprocess.PIPE, text=True) as process:
+        assert int(process.stdout.read()) == process.pid
+    assert process.returncode == 7
+
+
 def test_a_pipeline_that_ended_before_is_noticed():
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
-    environment = {**os.environ, PARENT: gone.stdout.strip()}
-    assert subprocess.run([sys.executable, "-c", CHILD], env=environment, timeout=30, check=False).returncode == 143
+    words = bound([sys.executable, "-c", "print('never')"])
+    words[3] = "1"  # not the process that starts it here
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (143, "")
 
 
-def test_a_command_by_itself_goes_on():
-    words = [sys.executable, "-c", CHILD.replace("time.sleep(60)", "")]
-    assert subprocess.run(words, timeout=30, check=True, capture_output=True).stdout
+def test_a_program_that_is_not_there_is_named():
+    done = subprocess.run(bound(["no-such-launcher"]), capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "no-such-launcher cannot be run: No such file" in done.stderr
