@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import nn
 
+from keyekit.callbacks.export import Export
 from keyekit.callbacks.signals import StopOnSignal
 from keyekit.cli.command_line import CommandLine, parts_in
 from keyekit.cli.diagnosis import diagnose, locate
@@ -214,7 +215,7 @@ def _config_name(subcommand: str) -> str:
 def _export_folder(trainer: Namespace) -> str | None:
     """Where a finished fit leaves its export inside the run, if the recipe exports."""
     for callback in trainer.get("callbacks") or ():
-        if callback.class_path.endswith("export.Export"):
+        if callback.class_path.rpartition(".")[2] == Export.__name__:
             return callback.init_args.folder
     return None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,21 @@ def test_a_run_that_was_killed_in_its_test_is_tested_and_not_trained(recipe):
     second = run("fit", ["saving.yaml"])
     assert second.trainer.fit_loop.epoch_progress.current.ready == 0
     assert second.trainer.callback_metrics["weight"] == pytest.approx(0.8**2)
+
+
+def test_a_run_that_was_killed_in_its_export_is_exported_and_not_trained(recipe, monkeypatch):
+    import toy_parts
+
+    Path("saving.yaml").write_text(SAVING + "  - class_path: Export\n")
+    first = run("fit", ["saving.yaml"])
+    export = first.run_folder / "export/model.safetensors"
+    before = export.read_bytes()
+    shutil.rmtree(export.parent)
+    update_summary(first.run_folder, {"completed": ["fit"], "status": "finished"})
+    monkeypatch.setattr(toy_parts.ToyTask, "training_step", lambda *arguments: pytest.fail("it trains"))
+    run("fit", ["saving.yaml"])
+    assert export.read_bytes() == before
+    assert not hasattr(run("fit", ["saving.yaml"]), "trainer")
 
 
 def test_a_cut_checkpoint_is_passed_over(recipe, caplog):
