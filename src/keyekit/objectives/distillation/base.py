@@ -159,7 +159,7 @@ class _Teacher:
     def part(self, part: slice) -> TopK | Tensor:
         """Best words or logits of a chunk; called where autocast is off, so the dtypes are met here."""
         if isinstance(self._kept, TopK):
-            return self._kept.rows(torch.arange(len(self._kept.indices), device=self._kept.indices.device)[part])
+            return self._kept.rows(part)
         assert self._weight is not None
         kind = torch.promote_types(self._kept.dtype, self._weight.dtype)
         with torch.no_grad():

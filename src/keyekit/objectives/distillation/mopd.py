@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -84,18 +85,19 @@ class MOPD(DistillationObjective):
         """Factor, penalty and weight of each token, ``[rows, 3]``."""
         given, mask = _required(on_policy), labels != IGNORED_LABEL
         ids = sequence_ids(given.segments)
-        lengths = sequence_sums(mask.float(), given.segments)
-        weights = lengths.clamp(min=1).reciprocal()[ids] if self.normalisation == "sequence" else mask.float()
+        # In float64, so that no rounding is added to that of the logits.
+        lengths = sequence_sums(mask.double(), given.segments)
+        weights = torch.ones_like(lengths) if self.normalisation == "token" else lengths.clamp(min=1).reciprocal()
         # The factor of no category stands last, where -1 finds it.
-        factors = torch.tensor([*self.category_factors.values(), 1.0], device=labels.device)
-        factor = torch.ones_like(weights) if given.categories is None else factors[given.categories]
-        penalty = torch.zeros_like(weights)
+        factors = torch.tensor([*self.category_factors.values(), 1.0], dtype=torch.float64, device=labels.device)
+        factor = factors[-1].expand(len(labels)) if given.categories is None else factors[given.categories]
+        penalty = torch.zeros_like(factor)
         if given.collapse is not None:
             seen = mask.long().cumsum(0)
             earlier = lengths.long().cumsum(0) - lengths.long()  # answer tokens of the sequences before
             place, point = seen - 1 - earlier[ids], given.collapse[ids]
-            penalty = self.repetition_penalty * ((point >= 0) & (place >= point)).float()
-        return torch.stack([factor, penalty, weights], dim=1)[rows]
+            penalty = self.repetition_penalty * ((point >= 0) & (place >= point)).double()
+        return torch.stack([factor, penalty, weights[ids]], dim=1)[rows]
 
     def row_losses(
         self, logits: Tensor, teacher: TopK | Tensor, labels: Tensor, prepared: Tensor
@@ -117,36 +119,44 @@ class MOPD(DistillationObjective):
     def _words(self, scores: Tensor, teacher: TopK | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-probabilities of student and teacher ``[rows, words]``, the words that are in Omega, and the sound rows."""
         if isinstance(teacher, Tensor):
-            whole = teacher.log_softmax(-1)
-            sound = whole.isfinite().all(-1)
-            whole = torch.where(sound[:, None], whole, 0)
-            student, ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1)
-            known = whole.gather(-1, ids)
-            inside = torch.ones_like(ids, dtype=torch.bool)
-            if self.mode == "overlap":
-                inside = _same(ids, whole.topk(ids.shape[-1], dim=-1).indices).any(-1)
-            return student, known, inside, sound
+            return self._words_of_logits(scores, teacher)
         if teacher.temperature != 1:
             raise ValueError(
                 f"the teacher's words were taken at temperature {teacher.temperature}: MOPD compares at temperature 1"
             )
         sound = teacher.log_probs.isfinite().all(-1)
-        listed = torch.where(sound[:, None], teacher.log_probs, -1).to(scores.dtype)
+        listed = TopK(
+            indices=torch.where(sound[:, None], teacher.indices, 0),
+            log_probs=torch.where(sound[:, None], teacher.log_probs, -1).to(scores.dtype),
+            tail=None if teacher.tail is None else torch.where(sound, teacher.tail, -1).to(scores.dtype),
+        )
+        return *self._words_of_list(scores, listed), sound
+
+    def _words_of_logits(self, scores: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        whole = teacher.log_softmax(-1)
+        sound = whole.isfinite().all(-1)
+        whole = torch.where(sound[:, None], whole, 0)
+        student, ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1)
+        inside = torch.ones_like(ids, dtype=torch.bool)
+        if self.mode == "overlap":
+            inside = _same(ids, whole.topk(ids.shape[-1], dim=-1).indices).any(-1)
+        return student, whole.gather(-1, ids), inside, sound
+
+    def _words_of_list(self, scores: Tensor, teacher: TopK) -> tuple[Tensor, Tensor, Tensor]:
         if self.mode == "teacher_on_student":
-            student = scores.gather(-1, torch.where(sound[:, None], teacher.indices, 0))
-            return student, listed, torch.ones_like(student, dtype=torch.bool), sound
+            everything = torch.ones_like(teacher.indices, dtype=torch.bool)
+            return scores.gather(-1, teacher.indices), teacher.log_probs, everything
+        if self.mode == "overlap":
+            teacher = teacher.best(self.topk)
         student, ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1)
         same = _same(ids, teacher.indices)
         inside = same.any(-1)
-        known = listed.gather(-1, same.to(torch.uint8).argmax(-1))
-        if self.mode == "student":
-            unlisted = max(scores.shape[-1] - teacher.indices.shape[-1], 1)
-            tail = torch.where(sound, teacher.tail_log_probs(), -1).to(scores.dtype) - torch.log(
-                scores.new_tensor(unlisted)
-            )
-            known = torch.where(inside, known, tail[:, None])
-            inside = torch.ones_like(inside)
-        return student, known, inside, sound
+        known = teacher.log_probs.gather(-1, same.to(torch.uint8).argmax(-1))
+        if self.mode == "overlap":
+            return student, known, inside
+        unlisted = max(scores.shape[-1] - teacher.indices.shape[-1], 1)
+        share = teacher.tail_log_probs() - math.log(unlisted)
+        return student, torch.where(inside, known, share[:, None]), torch.ones_like(inside)
 
 
 def _same(ids: Tensor, others: Tensor) -> Tensor:

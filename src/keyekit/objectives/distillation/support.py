@@ -40,7 +40,7 @@ def compared_bins(
         Student and teacher, ``[rows, bins]`` each.
     """
     if isinstance(teacher, TopK):
-        kept = teacher if topk is None or topk >= teacher.indices.shape[1] else _best(teacher, topk)
+        kept = teacher if topk is None else teacher.best(topk)
         indices, known, rest = kept.indices, kept.log_probs.to(student.dtype), kept.tail_log_probs().to(student.dtype)
     elif topk is None or topk >= student.shape[-1]:
         return student, teacher
@@ -54,10 +54,3 @@ def compared_bins(
     if tail == "drop" or indices.shape[-1] == student.shape[-1]:
         return seen, known
     return torch.cat([seen, log_complement(seen)[:, None]], dim=-1), torch.cat([known, rest[:, None]], dim=-1)
-
-
-def _best(teacher: TopK, topk: int) -> TopK:
-    best = teacher.log_probs.topk(topk, dim=-1)
-    return TopK(
-        indices=teacher.indices.gather(-1, best.indices), log_probs=best.values, temperature=teacher.temperature
-    )

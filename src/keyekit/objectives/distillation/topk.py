@@ -47,12 +47,20 @@ class TopK:
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be positive")
 
-    def rows(self, which: Tensor) -> TopK:
+    def rows(self, which: Tensor | slice) -> TopK:
         """The entries of some tokens, by their positions."""
         tail = None if self.tail is None else self.tail[which]
         return TopK(
             indices=self.indices[which], log_probs=self.log_probs[which], tail=tail, temperature=self.temperature
         )
+
+    def best(self, topk: int) -> TopK:
+        """The likeliest ``topk`` words of every token; what falls away joins the tail."""
+        if topk >= self.indices.shape[-1]:
+            return self
+        kept = self.log_probs.topk(topk, dim=-1)
+        indices = self.indices.gather(-1, kept.indices)
+        return TopK(indices=indices, log_probs=kept.values, temperature=self.temperature)
 
     def tail_log_probs(self) -> Tensor:
         """``[T]`` logarithm of the probability of all words that are not listed."""
