@@ -13,24 +13,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from keyekit.callbacks.export import Export
+from keyekit.data.contrastive import PairLoader
 from keyekit.distributed.gradients import clip_gradients, gradient_norm
 from keyekit.distributed.part_plan import PartPlan
 from keyekit.distributed.strategy import Sharded
+from keyekit.models.contrastive import ContrastiveModel
 from keyekit.models.generation import generate
 from keyekit.models.weights import load_weights, save_weights
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.nn.text.tower import TextTower
+from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.schedules import WarmupCosine
+from keyekit.tasks.contrastive import ContrastivePretraining
 from keyekit.tasks.language_modeling import LanguageModeling
 from keyekit.testing.distributed import run_distributed
-from keyekit.testing.equalities import Packs
+from keyekit.testing.equalities import Packs, distance
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -128,6 +134,21 @@ def onto_meta(world_size: int, folder: Path, offload: bool) -> tuple[dict[str, t
     return tensors, {name for name, parameter in task.network.named_parameters() if not isinstance(parameter, DTensor)}
 
 
+def matched(world_size: int, strategy: Any) -> dict[str, torch.Tensor]:
+    """A contrastive model after two steps, whose task reads parameters of the network itself."""
+    torch.manual_seed(0)
+    network = ContrastiveModel(
+        KeyeViT(24, 1, 2, 32, image_size=28), TextTower(16, 24, 1, 2, 32, 4), pooling_heads=2, pooling_hidden_dim=32
+    ).double()
+    task = ContrastivePretraining(network, learning_rate=3e-3, schedule=WarmupCosine(2))
+    random = np.random.default_rng(0)
+    pairs = [(random.integers(0, 255, (28, 28, 3)).astype(np.uint8), (1 + number % 5,)) for number in range(32)]
+    trainer = lightning.Trainer(devices=world_size, strategy=strategy, max_steps=2, **QUIET)
+    trainer.fit(task, PairLoader(pairs, 8))
+    state = task.network.state_dict()
+    return {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in state.items()}
+
+
 def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0")
     exported(world_size, folder / "run")
@@ -149,6 +170,7 @@ def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
         "precision": in_sixteen_bits(world_size),
         "norms": norms_on_several_meshes(rank, world_size),
         "answers": answers_in_step(rank, world_size),
+        "matched": distance(matched(world_size, "ddp"), matched(world_size, Sharded())),
         "meta": tensors,
         "unsharded": unsharded,
         "problems": problems,
@@ -184,6 +206,10 @@ def test_ranks_answer_as_one_process_would_though_they_end_at_different_steps(ra
         assert result["answers"] == alone(rank)
     assert [len(answer) for answer in ranks.results[0]["answers"]] == [2]
     assert [len(answer) for answer in ranks.results[1]["answers"]] == [6, 6]
+
+
+def test_image_text_matching_is_that_of_replicas(ranks) -> None:
+    assert all(result["matched"] < 1e-10 for result in ranks.results)
 
 
 def test_an_export_of_shards_is_that_of_the_network(ranks) -> None:
