@@ -173,8 +173,8 @@ class PackLoader(StatefulLoader):
         """Make the pack at a position of an epoch."""
         pack = self._own(epoch, position)
         samples, pictures = zip(*(m for index in pack for m in self.dataset.members(index, self.eyes)), strict=True)
-        alone = self.alone and len(pack) == 1
-        return collate(samples, pictures, self.budget.tokens, self.patch_size, alone=alone)
+        too_long = self.alone and len(pack) == 1 and sum(map(len, samples)) > self.budget.tokens
+        return collate(samples, pictures, None if too_long else self.budget.tokens, self.patch_size)
 
     def prepared(self, epoch: int, positions: Iterable[int]) -> Iterator[int]:
         """Positions whose media are in the cache; those of the packs that follow are decoded meanwhile."""

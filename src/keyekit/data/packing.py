@@ -86,14 +86,14 @@ def collate(
         pictures: For each sample the pictures of its media, ``[frames, height, width, 3]`` uint8.
         budget: Tokens to pad to with an ignored tail segment; ``None`` for no padding.
         patch_size: Side of a patch in pixels.
-        alone: Whether the samples may exceed the budget; they are not padded then.
+        alone: Whether one sample by itself may exceed the budget; it is not padded then.
 
     Raises:
         ValueError: If the samples exceed the budget.
     """
     lengths = [len(sample) for sample in samples]
     total = sum(lengths)
-    tail = 0 if budget is None or (alone and total > budget) else budget - total
+    tail = 0 if budget is None or (alone and len(samples) == 1 and total > budget) else budget - total
     if tail < 0:
         raise ValueError(f"{total} tokens do not fit a pack of {budget}")
     starts = np.cumsum([0, *lengths]).tolist()
