@@ -179,7 +179,7 @@ def _wait(
             training_since = now
         met = {
             "while training": training_since is not None and now - training_since > draw * 5,
-            "at any time": now - began > draw * 25,
+            "at any time": now - began > draw * 15,
             "while saving": any(".ckpt" in name for name in _new(root, left)),
             "in the export": any("export" in name for name in _new(root, left)),
         }
