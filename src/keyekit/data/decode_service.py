@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from keyekit.data.errors import BadData
@@ -61,7 +62,7 @@ class DecodeService:
         """End the decoders, and the connection if this service made it."""
         actors, self._actors = self._actors, []
         for actor in actors:
-            self._ray.kill(actor)
+            self._end(actor)
         if self._started_here:
             self._ray.shutdown()
 
@@ -131,7 +132,13 @@ class DecodeService:
             how = f"ends the process that decodes it, by a crash or after {self.seconds:g} s"
             return BadData("broken_media", f"{item.path} {how}")
         finally:
-            self._ray.kill(decoder)
+            self._end(decoder)
+
+    def _end(self, actor: Any) -> None:
+        """End a decoder; one of a cluster that is gone has ended, and Ray has many words for that."""
+        if self._ray.is_initialized():  # otherwise Ray would start a cluster to look for it
+            with suppress(Exception):
+                self._ray.kill(actor)
 
     def _is_alive(self) -> bool:
         try:

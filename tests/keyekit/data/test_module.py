@@ -1,6 +1,8 @@
 """The datamodule on a small world of real files."""
 
 import json
+import multiprocessing
+import os
 from collections import Counter
 
 import lightning
@@ -250,6 +252,47 @@ class Counting(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [int(os.environ.get("KEYEKIT_DAMAGED_FILES", "40"))])
+def test_training_goes_on_over_damaged_files_and_counts_each(media, write_jsonl, tmp_path, count: int) -> None:
+    """``KEYEKIT_DAMAGED_FILES=1000`` runs the whole proof. The cache holds a few clips, so that all are decoded ahead again."""
+    data, random = (media / "clip0.mp4").read_bytes(), np.random.default_rng(0)
+    damages = (
+        data[: len(data) // 3],
+        data[:4] + b"ftyp" + b"\xff" * 200 + data[208:],
+        b"",
+        b"\x89PNG\r\n\x1a\n" + data[8:],
+        bytes(random.integers(0, 256, 5000, dtype=np.uint8)),
+    )
+    records = []
+    for number in range(count):
+        path = tmp_path / f"damaged{number}.mp4"
+        path.write_bytes(damages[number % len(damages)])
+        records.append(record(f"bad{number}", "x", "1", [("video", str(path))]))
+        good = record(f"good{number}", "x", "1", [("video", f"clip{number % 3}.mp4")])
+        good["messages"][0]["content"][0]["max_frames"] = 4 + number % 9
+        records.append(good)
+    module, folder = Counting(), tmp_path / "cache"
+    data = ConversationDataModule(
+        mixture=Mixture(sources=[str(write_jsonl("damaged.jsonl", records))], max_epochs=1),
+        vocab_size=400,
+        reader=MediaReader(frame_sampler=UniformFps(max_frames=12), min_frame_tokens=4, max_frame_tokens=4),
+        cache=str(folder),
+        pack_tokens=600,
+        on_error="skip",
+        cache_bytes=400_000,
+        decode_workers=1,
+    )
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    trainer = lightning.Trainer(max_steps=10_000, accelerator="cpu", default_root_dir=tmp_path, **quiet)  # pyright: ignore[reportArgumentType]
+    trainer.fit(module, datamodule=data)
+    assert module.seen == Counter({f"good{number}": 1 for number in range(count)})
+    assert sum(data.skipped_counts.values()) == count
+    assert set(data.skipped_counts) <= {"broken_media", "empty_video"}
+    assert sum(path.stat().st_size for path in (folder / "media").glob("*.frames")) < 500_000
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
 
 @pytest.mark.filterwarnings("ignore")
