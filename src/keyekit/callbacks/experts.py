@@ -117,7 +117,7 @@ def evenness(amounts: np.ndarray) -> float:
     return float((-(shares * logs).sum(axis=1) / np.log(amounts.shape[1])).mean())
 
 
-def draw_load(loads: np.ndarray, width: int = 768, row_height: int = 12) -> np.ndarray:
+def draw_load(loads: np.ndarray, width: int = 768, row_height: int = 24) -> np.ndarray:
     """A heat-map ``[height, width, 3]`` uint8 of loads over the even load, on a logarithmic scale.
 
     Args:
