@@ -32,7 +32,7 @@ class Broken(AnswerReward):
 
 
 def test_the_suite_finds_what_is_wrong():
-    messages = {result.name: result.message for result in run_suite(Broken) if not result.passed}
+    messages = {result.name: result.message for result in run_suite(Broken, "reward") if not result.passed}
     assert "the same answers gave different values" in messages["same answers same values"]
     assert "finite" in messages["order and company do not matter"]
 
@@ -44,5 +44,5 @@ def test_the_suite_finds_a_reward_that_prefers_the_wrong():
         def outcome(self, sample, answer):
             return RewardOutcome(float(answer == "no"), "said")
 
-    messages = {result.name: result.message for result in run_suite(Backwards) if not result.passed}
+    messages = {result.name: result.message for result in run_suite(Backwards, "reward") if not result.passed}
     assert list(messages) == ["right is worth more than wrong"]

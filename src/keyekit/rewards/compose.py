@@ -80,7 +80,7 @@ class Gate(Reward):
     def outcomes(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[RewardOutcome]:
         """See :class:`~keyekit.rewards.base.Reward`."""
         gates = self.gate.score(samples, answers)
-        open_places = [place for place, gate in enumerate(gates) if gate.dropped or gate.value]
+        open_places = [place for place, gate in enumerate(gates) if gate.value and not gate.dropped]
         behind = self.reward.score([samples[place] for place in open_places], [answers[place] for place in open_places])
         found = dict(zip(open_places, behind, strict=True))
         return [self._product(gate, found.get(place)) for place, gate in enumerate(gates)]

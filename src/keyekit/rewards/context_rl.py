@@ -84,7 +84,7 @@ class ContextJudged(Judged):
             raise ValueError(
                 f"{len(samples)} samples, {len(answers)} answers, {len(outcomes)} outcomes: no groups of {group}"
             )
-        places = []
+        places: list[int] = []
         for start in range(0, len(answers), group):
             members = range(start, start + group)
             if len({samples[place].id for place in members}) > 1:

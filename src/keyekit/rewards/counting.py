@@ -10,7 +10,7 @@ from keyekit.rewards.base import AnswerReward, Example, RewardOutcome, example_s
 
 __all__ = ["Counting"]
 
-_INTEGER = re.compile(r"(?<![\w.])[-+]?\d+(?![\w]|[.,]\d)")
+_INTEGER = re.compile(r"(?<![\w.])(?<!\d,)[-+]?\d+(?![\w]|[.,]\d)")
 
 
 class Counting(AnswerReward):

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import resource
+from functools import lru_cache
 from typing import Literal
 
+try:
+    from math_verify import parse, verify
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("symbolic mathematics needs math-verify: pip install keyekit[rewards]") from error
+
 __all__ = ["Verdict", "compare"]
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit; the process has one
+
+_MEMORY = 4 * 2**30
+"""Addresses of a process that compares, in bytes."""
 
 Verdict = Literal["equal", "different", "unreadable"]
 
@@ -17,26 +30,33 @@ def compare(pair: tuple[str, str]) -> Verdict:
         pair: The expected expression and the given one.
 
     Raises:
-        ModuleNotFoundError: If ``math-verify`` is not installed.
         ValueError: If the expected expression cannot be read.
     """
-    try:
-        from math_verify import verify
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("symbolic mathematics needs math-verify: pip install keyekit[rewards]") from error
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit; the process has one
+    _limit_memory()
     expected, given = pair
-    wanted, found = _parse(expected), _parse(given)
+    wanted = _parse(expected)
     if not wanted:
         raise ValueError(f"the expected answer {expected!r} is no mathematical expression")
-    if not found:
+    try:
+        found = _parse(given)
+        if not found:
+            return "unreadable"
+        return "equal" if verify(wanted, found, timeout_seconds=None) else "different"
+    except (MemoryError, RecursionError, OverflowError):
         return "unreadable"
-    return "equal" if verify(wanted, found, timeout_seconds=None) else "different"
+
+
+@lru_cache(maxsize=1)
+def _limit_memory() -> None:
+    """Keep a tower of powers from filling the machine before its time is over; only where this is a process for it."""
+    if multiprocessing.parent_process() is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
 
 
 def _parse(text: str) -> list:
     """What an expression may mean; as one if it can be read so, else whatever expression a sentence holds."""
-    from math_verify import parse
-
-    boxed = parse(f"\\boxed{{{text}}}", parsing_timeout=None) if text.strip() else []  # type: ignore[arg-type]
-    return boxed or parse(text, parsing_timeout=None)  # type: ignore[arg-type]
+    for form in (f"\\boxed{{{text}}}", text) if text.strip() else ():
+        found = parse(form, parsing_timeout=None)  # type: ignore[arg-type]
+        if any(not isinstance(meaning, str) for meaning in found):  # texts stand for what could not be read
+            return found
+    return []

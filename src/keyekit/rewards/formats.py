@@ -48,7 +48,8 @@ class ResponseFormat(AnswerReward):
         response = parse_response(answer)
         if response is None:
             return "no readable shape"
-        if any(tag in response.answer for tag in _TAGS):
+        pieces = (response.analysis or "", response.thought or "", response.answer)
+        if any(tag in piece for piece in pieces for tag in _TAGS):
             return "tags out of place"
         if not response.answer.strip():
             return "empty answer"

@@ -13,7 +13,7 @@ from keyekit.rewards.endpoints import ChatModel
 
 __all__ = ["CRITERIA", "JudgeUnavailable", "Judged", "LostSamples", "judge_prompt", "read_score"]
 
-_SCORE = re.compile(r"score\W{0,8}([-+\N{MINUS SIGN}]?\d+(?:\.\d+)?)(?!\s*/)", re.IGNORECASE)
+_SCORE = re.compile(r"score[^\w+\N{MINUS SIGN}-]{0,8}([-+\N{MINUS SIGN}]?\d+(?:\.\d+)?)(?!\s*/)", re.IGNORECASE)
 
 CRITERIA: dict[str, tuple[str, tuple[float, ...]]] = {
     "outcome": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from keyekit.data.processes import Outcome, WorkerPool
 from keyekit.data.sample import Sample
 from keyekit.metrics.extraction import extract_answer
 from keyekit.rewards.base import Example, Reward, RewardOutcome, example_sample, expected_answer
-from keyekit.rewards.equivalence import compare
 
 __all__ = ["SymbolicMath"]
 
@@ -42,17 +42,25 @@ class SymbolicMath(Reward):
 
         Raises:
             ValueError: If an expected answer is no expression.
+            ModuleNotFoundError: If ``math-verify`` is not installed.
         """
         found = [extract_answer(answer) for answer in answers]
         wanted = [expected_answer(sample) for sample in samples]
         outcomes = [RewardOutcome(0.0, "unreadable: too long" if text.strip() else "empty") for text in found]
         asked = [place for place, text in enumerate(found) if text.strip() and len(text) <= _MOST_LETTERS]
         if asked:
-            self._pool = self._pool or WorkerPool(compare, self.workers, self.seconds)
-            compared = self._pool.map([(wanted[place], found[place]) for place in asked])
+            compared = self._processes().map([(wanted[place], found[place]) for place in asked])
             for place, verdict in zip(asked, compared, strict=True):
                 outcomes[place] = _outcome(verdict)
         return outcomes
+
+    def _processes(self) -> WorkerPool:
+        if self._pool is None:
+            from keyekit.rewards.equivalence import compare  # costs seconds, and needs math-verify
+
+            self._pool = WorkerPool(compare, self.workers, self.seconds)
+            weakref.finalize(self, self._pool.close)
+        return self._pool
 
     def close(self) -> None:
         """End the processes; they also end with this one."""

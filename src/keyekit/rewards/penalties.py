@@ -32,7 +32,8 @@ class RepetitionPenalty(AnswerReward):
     """Minus the penalty for a text that repeats itself, else 0 (8B sheet 2.6, 5.7).
 
     Keye scores repetition by rules that it does not publish. This is Thyme's definition: the occurrences of one substring of
-    fixed length cover more than half of the text; Thyme does not publish the length.
+    fixed length cover more than half of the text. Thyme does not publish the length; what repeats with a period of up to twice
+    the length is found.
 
     Args:
         window: Length of the substrings in characters.
@@ -40,7 +41,7 @@ class RepetitionPenalty(AnswerReward):
         penalty: What is subtracted.
     """
 
-    def __init__(self, window: int = 20, share: float = 0.5, penalty: float = 1.0) -> None:
+    def __init__(self, window: int = 64, share: float = 0.5, penalty: float = 1.0) -> None:
         if window < 1 or not 0 < share < 1 or penalty < 0:
             raise ValueError(f"need window >= 1, 0 < share < 1 and penalty >= 0, got {window}, {share} and {penalty}")
         self.window = window

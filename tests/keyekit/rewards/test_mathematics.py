@@ -10,7 +10,7 @@ from keyekit.rewards.mathematics import SymbolicMath
 
 @pytest.fixture(scope="module")
 def reward():
-    reward = SymbolicMath(seconds=8.0)
+    reward = SymbolicMath(seconds=2.0)
     yield reward
     reward.close()
 
@@ -43,7 +43,7 @@ def test_an_expected_answer_that_is_none(reward):
 
 def test_it_can_be_copied_without_its_processes(reward):
     copied = pickle.loads(pickle.dumps(reward))
-    assert copied.seconds == 8.0
+    assert copied.seconds == 2.0
     assert copied._pool is None
 
 

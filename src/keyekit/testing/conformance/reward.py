@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from keyekit.rewards.base import Reward
@@ -74,7 +75,13 @@ _ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
 """What the toolkit's own rewards need beyond their defaults; a foreign one has ``tiny_arguments``."""
 
 
+@lru_cache(maxsize=1)
 def _reward(cls: type) -> Reward:
+    """One object for all checks: those with processes take seconds to start."""
+    return _new(cls)
+
+
+def _new(cls: type) -> Reward:
     return make(cls, **_ARGUMENTS[cls.__name__]()) if cls.__name__ in _ARGUMENTS else make(cls)
 
 
@@ -101,7 +108,7 @@ def check_same_answers_same_values(cls: type) -> None:
     example = cls.example()
     reward, arguments = _reward(cls), ([example.sample] * 2, [example.right, example.wrong])
     first = reward.score(*arguments)
-    assert first == reward.score(*arguments) == _reward(cls).score(*arguments), "the same answers gave different values"
+    assert first == reward.score(*arguments) == _new(cls).score(*arguments), "the same answers gave different values"
 
 
 def check_order_and_company_do_not_matter(cls: type) -> None:
