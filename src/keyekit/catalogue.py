@@ -116,6 +116,20 @@ PARTS: tuple[Part, ...] = (
         "image-text matching for the vision tower",
     ),
     Part(
+        "task",
+        "PreferenceOptimization",
+        "keyekit.tasks.preference:PreferenceOptimization",
+        f"{_VL8B}, steps I.2 and II.3",
+        "pairs of a chosen and a rejected answer, beside a frozen reference",
+    ),
+    Part(
+        "task",
+        "PolicyOptimization",
+        "keyekit.tasks.policy:PolicyOptimization",
+        f"{_VL8B}, step II.2; {_VL2}",
+        "reinforcement learning on the policy's own rollouts",
+    ),
+    Part(
         "network",
         "VisionLanguageModel",
         "keyekit.models.vision_language:VisionLanguageModel",
