@@ -1,8 +1,8 @@
 """Runs the tiny pre-training pipelines and writes their pages. ``python docs/generate/pretraining.py [NAME...]``.
 
 Everything on a page is read from what ``keyekit pipeline`` and the runs of its stages left behind; what is needed of that is
-kept in docs/evidence/pretraining.json. Stages that are done are not repeated, so a timed run begins without runs/NAME,
-data/world/keye_vl_tiny* and data/cache/keye_vl_tiny.
+kept in docs/evidence/pretraining.json. Stages that are done are not repeated: a run that finds anything of runs/NAME,
+data/world/keye_vl_tiny or data/cache/keye_vl_tiny is not timed as a whole, and its page says so.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _BARS = {True: "met", False: "**missed**", None: ""}
 def perform(name: str) -> dict[str, Any]:
     """Run a pipeline and return what it left behind."""
     command = ["pipeline", f"recipes/tiny/{name}.yaml"]
+    there = (f"runs/{name}", "data/world/keye_vl_tiny", "data/world/keye_vl_tiny_long", "data/cache/keye_vl_tiny")
+    fresh = not any((ROOT / folder).exists() for folder in there)
     begun = time.time()
     status = subprocess.run([sys.executable, "-m", "keyekit.cli.main", *command], cwd=ROOT, check=False).returncode
     if status not in (0, 1):
@@ -39,7 +41,7 @@ def perform(name: str) -> dict[str, Any]:
     report = json.loads((ROOT / "runs" / name / "pipeline.json").read_text())
     return {
         "command": "keyekit " + " ".join(command),
-        "seconds": round(time.time() - begun),
+        "seconds": round(time.time() - begun) if fresh else None,
         "commit": report["commit"],
         "cores": report["cores"],
         "stages": {
@@ -80,7 +82,6 @@ def page(name: str, result: dict[str, Any]) -> str:
     _, title, model = PAGES[name]
     stages = result["stages"]
     facts = next(stage for stage in stages.values() if "versions" in stage)
-    late = result["seconds"] > _LIMIT
     lines = [
         f"# {title}",
         "",
@@ -89,8 +90,7 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         f"```console\n$ {result['command']}\n```",
         "",
-        f"{result['seconds']} seconds from nothing, clips and images included; the bar is {_LIMIT}"
-        f"{': **missed**' if late else ''}.",
+        _duration(result),
         "",
         *_checks(stages),
         "",
@@ -112,6 +112,17 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _duration(result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    if seconds is None:
+        return (
+            "The stages were run one by one beside other work on the same cores, so there is no time of the whole to hold "
+            f"against the bar of {_LIMIT} seconds, and the times below are too long."
+        )
+    late = ": **missed**" if seconds > _LIMIT else ""
+    return f"{seconds} seconds from nothing, clips and images included; the bar is {_LIMIT}{late}."
 
 
 def _commit(described: str | None) -> str:
