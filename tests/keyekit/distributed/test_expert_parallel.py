@@ -94,10 +94,12 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)) if expected.numel() else 0.0
 
 
-def summed(gradient: Tensor) -> Tensor:
-    total = gradient.clone()
-    dist.all_reduce(total)
-    return total
+def summed(gradients: dict[str, Tensor], group: Any = None) -> dict[str, Tensor]:
+    """The sums over ranks, in one collective."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+    dist.all_reduce(flat, group=group)
+    parts = flat.split([gradient.numel() for gradient in gradients.values()])
+    return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
 
 
 @cache
@@ -131,7 +133,7 @@ def compare_layer(name: str, mesh: DeviceMesh, recompute: bool) -> dict[str, flo
                 own = sum(every[mesh.get_local_rank() :: mesh.size()], start=torch.zeros_like(own))
             errors[key] = error(own, other.grad.chunk(mesh.size())[mesh.get_local_rank()])
         else:
-            errors[key] = error(summed(parameter.grad), other.grad)
+            errors[key] = error(summed({key: parameter.grad})[key], other.grad)
     return errors
 
 
@@ -171,12 +173,13 @@ def both_together(everyone: DeviceMesh, pairs: DeviceMesh) -> dict[str, float]:
     install_expert_parallel(network, everyone)
     install_sequence_parallel(network, pairs)
     loss_of(network, network.divide(pack(dist.get_rank() // 2))).backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    totals = summed({name: gradient for name, gradient in gradients.items() if not isinstance(gradient, DTensor)})
     errors = {}
-    for (name, parameter), (_, other) in zip(network.named_parameters(), whole.named_parameters(), strict=True):
-        if isinstance(parameter, DTensor):
-            own, expected = parameter.grad.to_local(), other.grad.chunk(4)[everyone.get_local_rank()]
-        else:
-            own, expected = summed(parameter.grad), other.grad
+    for name, parameter in whole.named_parameters():
+        own, expected = totals.get(name), parameter.grad
+        if own is None:
+            own, expected = gradients[name].to_local(), expected.chunk(4)[everyone.get_local_rank()]
         errors[name] = error(own, expected) if expected.abs().max() > 1e-13 else float(own.abs().max())
     return errors
 

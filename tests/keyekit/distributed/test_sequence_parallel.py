@@ -117,6 +117,14 @@ def gradients_of(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     }
 
 
+def summed(gradients: dict[str, Tensor], group: Any = None) -> dict[str, Tensor]:
+    """The sums over ranks, in one collective."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+    dist.all_reduce(flat, group=group)
+    parts = flat.split([gradient.numel() for gradient in gradients.values()])
+    return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
+
+
 def error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, on the scale of what is expected."""
     assert found.shape == expected.shape, (found.shape, expected.shape)
@@ -149,8 +157,7 @@ def compare(scheme: str, mesh: Any) -> dict[str, float]:
     errors = {"loss": error(total, expected_loss)}
     tokens = batch.segments.total
     errors["hidden"] = error(exchange.gather(output.hidden.detach())[:tokens], expected.hidden.detach())
-    for name, gradient in gradients.items():
-        dist.all_reduce(gradient, group=group)
+    for name, gradient in summed(gradients, group).items():
         if expected_gradients[name].abs().max() > 1e-13:
             errors[name] = error(gradient, expected_gradients[name])
         else:

@@ -68,6 +68,14 @@ def features_of(network: VisionLanguageModel, vision: VisionBatch | None, weight
     return features.detach()
 
 
+def summed(gradients: dict[str, Tensor], group: Any = None) -> dict[str, Tensor]:
+    """The sums over ranks, in one collective."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+    dist.all_reduce(flat, group=group)
+    parts = flat.split([gradient.numel() for gradient in gradients.values()])
+    return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
+
+
 def error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, on the scale of what is expected; a key's bias has a gradient of zero, and rounding in its place."""
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-4)) if expected.numel() else 0.0
@@ -84,15 +92,10 @@ def compare(case: str, mesh: DeviceMesh, attend: str) -> dict[str, Any]:
     install_vision_balance(network, mesh)
     assert isinstance(network.vision_exchange, VisionBalance)
     features = features_of(network, visions[rank], rank)
-    errors = []
-    for (name, parameter), (_, other) in zip(network.named_parameters(), whole.named_parameters(), strict=True):
-        if name.startswith("decoder"):
-            continue
-        assert parameter.grad is not None, name
-        dist.all_reduce(parameter.grad, group=mesh.get_group())
-        assert other.grad is not None
-        errors.append(error(parameter.grad, other.grad))
-    return {"equal": torch.equal(features, expected), "shape": tuple(features.shape), "gradients": max(errors)}
+    wanted = {name: other.grad for name, other in whole.named_parameters() if not name.startswith("decoder")}
+    own = {name: parameter.grad for name, parameter in network.named_parameters() if name in wanted}
+    worst = max(error(gradient, wanted[name]) for name, gradient in summed(own, mesh.get_group()).items())
+    return {"equal": torch.equal(features, expected), "shape": tuple(features.shape), "gradients": worst}
 
 
 def travelled(mesh: DeviceMesh) -> list[int]:
@@ -146,15 +149,13 @@ def whole_network(mesh: DeviceMesh, pairs: DeviceMesh) -> dict[str, float]:
     padding = len(hidden) * 2 - count
     assert padding == 0
     errors = {"hidden": error(gathered, expected[own].detach())}
-    for (name, parameter), (_, other) in zip(network.named_parameters(), whole.named_parameters(), strict=True):
-        gradient = parameter.grad
-        if other.grad is None:  # the output layer, which the loss does not reach
-            continue
-        if name.startswith("vision"):
-            gradient = gradient.full_tensor()
-        else:
-            dist.all_reduce(gradient)
-        errors[name] = error(gradient, other.grad)
+    # All but the output layer, which the loss does not reach.
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    totals = summed({name: gradient for name, gradient in gradients.items() if not name.startswith("vision")})
+    for name, other in whole.named_parameters():
+        if name in gradients:
+            total = totals[name] if name in totals else gradients[name].full_tensor()
+            errors[name] = error(total, other.grad)
     with torch.no_grad():
         network.eval(), whole.eval()
         errors["evaluation"] = error(network(batches[0]).hidden, whole(batches[0]).hidden)
