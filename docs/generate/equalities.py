@@ -59,6 +59,8 @@ VARIANTS: dict[str, Variant] = {
 }
 RESUMED = "saved on 2 ranks after 5 steps, resumed"
 CUT = 5
+AT_ONCE = 5
+"""Variants for which processes are started once."""
 
 
 def alone(variant: Variant) -> Trained:
@@ -142,15 +144,20 @@ def main() -> None:
     logging.getLogger("lightning").setLevel(logging.ERROR)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     results |= {"commit": (git_state(Path.cwd()) or {"commit": "unknown"})["commit"][:12], "torch": torch.__version__}
+    chosen = [name for name in options.only if name in VARIANTS]
     for ranks in options.ranks:
-        names = [name for name in options.only if name in VARIANTS]
-        for name, found in (measure(ranks, names) if names else {}).items():
-            results["rows"].setdefault(name, {})[str(ranks)] = found
-            print(ranks, name, found, flush=True)
+        for start in range(0, len(chosen), AT_ONCE):
+            for name, found in measure(ranks, chosen[start : start + AT_ONCE]).items():
+                keep(results, name, ranks, found)
     if RESUMED in options.only:
         for ranks, found in measure_resumed([1, *(ranks for ranks in options.ranks if ranks != 2)]).items():
-            results["rows"].setdefault(RESUMED, {})[str(ranks)] = found
-            print(ranks, RESUMED, found, flush=True)
+            keep(results, RESUMED, ranks, found)
+
+
+def keep(results: dict[str, Any], name: str, ranks: int, found: dict[str, float]) -> None:
+    """Write file and page anew, so that what is cut short loses little."""
+    print(ranks, name, found, flush=True)
+    results["rows"].setdefault(name, {})[str(ranks)] = found
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(draw(results), encoding="utf-8")
 

@@ -51,8 +51,9 @@ def shard_network(network: nn.Module, plan_of: Callable[[str], PartPlan], grid: 
                 _shard_experts(experts, plan, grid)
             _shard(block, plan, grid)
         if isinstance(part, Decoder):
-            if part.lm_head.weight is not part.embed_tokens.weight:
-                _shard(part.embed_tokens, plan, grid)
+            if part.lm_head.weight is part.embed_tokens.weight:
+                continue  # read before and after the decoder runs: both belong to the unit that is the network
+            _shard(part.embed_tokens, plan, grid)
             _shard(part, plan, grid, keep_gathered=True)
         elif any(True for _ in part.parameters()):
             _shard(part, plan, grid)

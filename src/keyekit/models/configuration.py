@@ -103,9 +103,9 @@ def official_config(network: nn.Module, token_ids: Mapping[str, int] | None = No
     if not isinstance(network, VisionLanguageModel):
         raise ValueError(_no_counterpart(type(network).__name__, "VisionLanguageModel"))
     vision, projector, decoder = network.vision, network.projector, network.decoder
-    if _class_of(vision) is not KeyeViT:
+    if not isinstance(vision, KeyeViT) or _class_of(vision) is not KeyeViT:
         raise ValueError(_no_counterpart(f"the vision encoder {_class_of(vision).__name__}", "KeyeViT"))
-    if _class_of(projector) is not MergeProjector:
+    if not isinstance(projector, MergeProjector) or _class_of(projector) is not MergeProjector:
         raise ValueError(_no_counterpart(f"the projector {_class_of(projector).__name__}", "MergeProjector"))
     model_type = _family_of(vision, projector, decoder.layers[0])  # pyright: ignore[reportArgumentType]
     if token_ids is None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
@@ -125,7 +126,9 @@ class Task(lightning.LightningModule):
                 "the network was built without memory (meta: true), and nothing gives it values: name a folder with weights "
                 "(model.init_from), resume from a checkpoint, or build it with memory (meta: false)"
             )
-        self._ahead = look_ahead(self.trainer, self.pack_count) if self.trainer.accumulate_grad_batches > 1 else None
+        scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        accumulates = scheduled or self.trainer.accumulate_grad_batches > 1
+        self._ahead = look_ahead(self.trainer, self.pack_count) if accumulates else None
 
     def pack_count(self, pack: Any) -> int:
         """What a pack counts as in the mean over a step: its targets."""

@@ -42,9 +42,8 @@ class LookAhead:
         while True:
             stopping = self.trainer.should_stop
             packs = list(islice(batches, self._packs_of_step(taken)))
-            ends = (
-                self.trainer.should_stop and not stopping
-            )  # a loader that is used up ends the fit, but not in mid-step
+            # A loader that is used up ends the fit, but not in the middle of a step.
+            ends = self.trainer.should_stop and not stopping
             self.trainer.should_stop = stopping
             if not packs:
                 return
@@ -78,7 +77,12 @@ def look_ahead(trainer: lightning.Trainer, count: Callable[[Any], int] = targets
 
     Raises:
         TypeError: If the loader has no length, or there are several at once.
+        ValueError: If loaders are made anew during the fit.
     """
+    if trainer.reload_dataloaders_every_n_epochs:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            "with accumulate_grad_batches one loader serves all epochs: reload_dataloaders_every_n_epochs=0"
+        )
     loop = trainer.fit_loop
     combined, fetcher = loop._combined_loader, loop._data_fetcher  # Lightning has no hook between loader and loop
     assert combined is not None

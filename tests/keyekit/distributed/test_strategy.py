@@ -39,7 +39,7 @@ from keyekit.testing.distributed import run_distributed
 from keyekit.testing.equalities import Packs, distance
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 QUIET = {
     "accelerator": "cpu",
     "logger": False,
@@ -149,6 +149,19 @@ def matched(world_size: int, strategy: Any) -> dict[str, torch.Tensor]:
     return {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in state.items()}
 
 
+def tied(world_size: int, strategy: Any) -> dict[str, torch.Tensor]:
+    """A decoder that shares its embedding with the output layer, after two steps, and what it answers."""
+    torch.manual_seed(0)
+    network = tiny_vision_language_model().double()
+    network.decoder.lm_head.weight = network.decoder.embed_tokens.weight
+    task = LanguageModeling(network, learning_rate=3e-3, schedule=WarmupCosine(2))
+    trainer = lightning.Trainer(devices=world_size, strategy=strategy, max_steps=2, **QUIET)
+    trainer.fit(task, Packs())
+    (answer,) = generate(task.network.eval(), tiny_batch((7,), (None,)), stop_tokens=(), max_new_tokens=3)
+    state = {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in network.state_dict().items()}
+    return state | {"answer": torch.tensor(answer.tokens)}
+
+
 def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0")
     exported(world_size, folder / "run")
@@ -170,6 +183,7 @@ def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
         "precision": in_sixteen_bits(world_size),
         "norms": norms_on_several_meshes(rank, world_size),
         "answers": answers_in_step(rank, world_size),
+        "tied": distance(tied(world_size, "ddp"), tied(world_size, Sharded())),
         "matched": distance(matched(world_size, "ddp"), matched(world_size, Sharded())),
         "meta": tensors,
         "unsharded": unsharded,
@@ -210,6 +224,10 @@ def test_ranks_answer_as_one_process_would_though_they_end_at_different_steps(ra
 
 def test_image_text_matching_is_that_of_replicas(ranks) -> None:
     assert all(result["matched"] < 1e-10 for result in ranks.results)
+
+
+def test_tied_embeddings_train_and_answer_as_those_of_replicas(ranks) -> None:
+    assert all(result["tied"] < 1e-10 for result in ranks.results)
 
 
 def test_an_export_of_shards_is_that_of_the_network(ranks) -> None:

@@ -126,3 +126,17 @@ def test_a_loader_without_a_length_is_refused_with_accumulation():
     )
     with pytest.raises(TypeError, match="one training loader that has a length"):
         trainer.fit(task, iter(packs()))
+
+
+def test_loaders_that_are_made_anew_are_refused_with_accumulation():
+    task = LanguageModeling(tiny_vision_language_model())
+    trainer = lightning.Trainer(
+        max_steps=1,
+        accumulate_grad_batches=2,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+    )
+    with pytest.raises(ValueError, match="reload_dataloaders_every_n_epochs=0"):
+        trainer.fit(task, DataLoader(packs(), batch_size=None))
