@@ -2,8 +2,9 @@
 
     python benchmarks/watching.py --steps 20 --rounds 5
 
-Prints the median time of a run without and with, their ratio, and how often the host read a tensor in the steps that are not
-logged (on a GPU each such read waits for the device).
+Prints, without and with, the time of a whole run by step, the median time of the steps that are neither among the first nor
+logged, and how often the host read a tensor in those (on a GPU each such read waits for the device). On a processor the time is
+that of this process alone, and one of the reads is the loss, which a GPU sends by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keyekit.callbacks import ExpertLoad, GradientNorms, MemoryUse, Throughput
@@ -69,13 +71,25 @@ class Reads(TorchDispatchMode):
 
 
 class Between(lightning.Callback):
-    """Says which steps are not logged and are not among the first."""
+    """Times the steps that are not logged and not among the first; stands first among the callbacks."""
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads | None = None) -> None:
         self.reads = reads
+        self.seconds: list[float] = []
+        self.began: float | None = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.reads.counting = trainer.global_step >= 3 and (trainer.global_step + 1) % trainer.log_every_n_steps != 0
+        now, counting = clock(), trainer.global_step >= 3 and (trainer.global_step + 1) % trainer.log_every_n_steps != 0
+        if self.began is not None:
+            self.seconds.append(now - self.began)
+        self.began = now if counting else None
+        if self.reads is not None:
+            self.reads.counting = counting
+
+
+def clock() -> float:
+    """Seconds; of this process alone where it computes by itself."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def task(dim: int) -> LanguageModeling:
@@ -99,7 +113,9 @@ def task(dim: int) -> LanguageModeling:
     return LanguageModeling(network, learning_rate=1e-4)
 
 
-def run(callbacks: list[lightning.Callback], steps: int, dim: int, folder: str) -> float:
+def run(
+    callbacks: list[lightning.Callback], steps: int, dim: int, folder: str, profiler: SimpleProfiler | None = None
+) -> float:
     packs = [tiny_batch(lengths=(64,) * 8, grids=((8, 8),) * 8, seed=seed) for seed in range(steps)]
     model = task(dim)
     trainer = lightning.Trainer(
@@ -108,16 +124,29 @@ def run(callbacks: list[lightning.Callback], steps: int, dim: int, folder: str) 
         max_steps=steps,
         callbacks=callbacks,
         log_every_n_steps=10,
+        profiler=profiler,
         logger=TensorBoardLogger(folder, name="", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    started = time.perf_counter()
+    started = clock()
     trainer.fit(model, torch.utils.data.DataLoader(packs, batch_size=None, collate_fn=lambda pack: pack))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
+
+
+def in_steps(profiler: SimpleProfiler) -> dict[str, float]:
+    """Seconds that each callback's hooks took in all steps, by the trainer's own profiler."""
+    names = {kind.__name__ for kind in WATCHING}
+    spent: dict[str, float] = dict.fromkeys(names, 0.0)
+    for action, durations in profiler.recorded_durations.items():
+        name, _, hook = action.removeprefix("[Callback]").partition(".")
+        name = name.split("{")[0]
+        if name in names and any(part in hook for part in ("batch", "backward", "optimizer")):
+            spent[name] += sum(durations)
+    return spent
 
 
 def main() -> None:
@@ -128,24 +157,36 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    seconds: dict[str, list[float]] = {"without": [], "with": []}
+    kinds: dict[str, tuple[Any, ...]] = {"without": (), "with": WATCHING}
+    whole: dict[str, list[float]] = {name: [] for name in kinds}
+    between: dict[str, list[float]] = {name: [] for name in kinds}
+    counts = {}
     with tempfile.TemporaryDirectory() as folder:
         run([], 5, options.dim, folder)
         for _ in range(options.rounds):
-            seconds["without"].append(run([], options.steps, options.dim, folder))
-            seconds["with"].append(run([kind() for kind in WATCHING], options.steps, options.dim, folder))
-        counts = {}
-        for name, kinds in (("without", ()), ("with", WATCHING)):
+            for name, watching in kinds.items():
+                timer = Between()
+                callbacks = [timer, *(kind() for kind in watching)]
+                whole[name].append(run(callbacks, options.steps, options.dim, folder) / options.steps)
+                between[name] += timer.seconds
+        for name, watching in kinds.items():
             with Reads() as reads:
-                run([Between(reads), *(kind() for kind in kinds)], options.steps, options.dim, folder)
+                run([Between(reads), *(kind() for kind in watching)], options.steps, options.dim, folder)
             counts[name] = reads.count
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, median in medians.items():
-        print(f"{name:>8}: {median / options.steps * 1000:.1f} ms a step, {counts[name]} reads in the steps between")
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    print(
-        f"   ratio: {medians['with'] / medians['without']:.3f}; of single rounds {min(ratios):.3f} to {max(ratios):.3f}"
+        profiler = SimpleProfiler(dirpath=folder, filename="profile")
+        run([kind() for kind in WATCHING], options.steps, options.dim, folder, profiler)
+        spent = in_steps(profiler)
+    medians = {name: (statistics.median(whole[name]), statistics.median(between[name])) for name in kinds}
+    for name, (run_step, between_step) in medians.items():
+        times = f"{1000 * run_step:.1f} ms a step of the run, {1000 * between_step:.1f} ms a step between"
+        print(f"{name:>8}: {times}, {counts[name]} reads there")
+    ratios = [with_ / without for without, with_ in zip(*medians.values(), strict=True)]
+    inside = sum(spent.values()) / options.steps
+    largest = ", ".join(
+        f"{name} {1000 * s / options.steps:.2f}" for name, s in sorted(spent.items(), key=lambda x: -x[1])[:3]
     )
+    print(f"in hooks: {1000 * inside:.2f} ms a step on average, looked at or not ({largest})")
+    print(f"   ratio: {ratios[0]:.3f} of the run, {ratios[1]:.3f} of the steps between")
 
 
 if __name__ == "__main__":
