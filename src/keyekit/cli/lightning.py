@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import nn
 
+from keyekit.callbacks.alarms.base import TrainingFault
 from keyekit.callbacks.export import Export
 from keyekit.callbacks.signals import StopOnSignal
 from keyekit.cli.command_line import CommandLine, parts_in
@@ -278,8 +279,8 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
         return KeyeCLI(subcommand, command_line)
     except SIGTERMException as error:
         raise SystemExit(error.code or 128 + signal.SIGTERM) from error
-    except CheckpointError as error:
-        raise CommandError(str(error)) from error
+    except (CheckpointError, TrainingFault) as error:
+        raise CommandError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
     except FileNotFoundError as error:
         place = locate(command_line, error.filename)
         if place:
