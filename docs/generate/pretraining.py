@@ -97,8 +97,8 @@ def page(name: str, result: dict[str, Any]) -> str:
         "*Before* is what the last column says: chance, the same stage with blank pictures, another stage, or the mean of a "
         "merge's parents. Everything is measured on held-out images, clips and questions.",
         "",
-        "Every stage is one run with one seed. The stage before the long one was never asked for a needle, so its score says that the "
-        "question is new to it, not that length alone is hard; what the towers and mixtures were chosen by is in "
+        "Every stage is one run with one seed. The stage before the long one was never asked for a needle, so its score says "
+        "that the question is new to it, not that length alone is hard; what towers and mixtures were chosen by is in "
         "[decision 6](../decisions/0006-tiny-pretraining.md).",
         "",
         "## Answers",
