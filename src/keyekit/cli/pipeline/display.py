@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from keyekit.cli.pipeline.runner import Watcher
@@ -62,7 +63,7 @@ class LiveTable:
         for work in works:
             step, said = work.progress() if work.state == "running" else ("", "")
             colour = _COLOURS.get(work.state, "dim")
-            table.add_row(work.name, f"[{colour}]{work.state}[/]", step, _passed(work), said)
+            table.add_row(work.name, f"[{colour}]{work.state}[/]", step, _passed(work), escape(said))
         return table
 
 

@@ -147,7 +147,8 @@ def _close(plan: RunPlan, reports: Sequence[StageReport], number: int | None) ->
     if failed:
         return 2
     if "stopped" in states:
-        return next(work.status or 0 for work in plan.works.values() if work.state == "stopped") % 256
+        status = next(work.status or 0 for work in plan.works.values() if work.state == "stopped")
+        return status if status > 0 else 128 - status
     if states & {"to submit", "blocked"}:
         return _UNFINISHED
     return 1 if missed else 0

@@ -32,10 +32,11 @@ def command(folder, monkeypatch, capsys):
     folder.pipeline(STAGES)
     (folder.path / "fails").write_text("")
     values = {"a": "0.75", "b": "0.8"}
+    programs: dict[str, str] = {}
 
     def steps_of(stage, pipeline, root) -> list[Step]:
         target = str(pipeline.folder_of(stage.name, root))
-        program = (sys.executable, "-c", PROGRAM, target, values[stage.name])
+        program = (sys.executable, "-c", programs.get(stage.name, PROGRAM), target, values[stage.name])
         return [Step(name="fit", words=("fit", str(stage.recipe)), program=program)]
 
     monkeypatch.setattr(planning, "steps_of", steps_of)
@@ -46,7 +47,7 @@ def command(folder, monkeypatch, capsys):
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
-    run.values = values
+    run.values, run.programs = values, programs
     return run
 
 
@@ -81,6 +82,14 @@ def test_a_failure_shows_the_end_of_its_log_and_the_same_command_goes_on(command
     Path("fails").write_text("")
     assert command()[0] == 0
     assert Path("runs/demo/logs/a.log").read_text().count("\ntrain 3/3") == 1
+
+
+def test_a_stage_that_was_stopped_from_outside_is_no_failure_and_no_success(command):
+    command.programs["a"] = "import os; os.kill(os.getpid(), 15)"
+    status, out, err = command()
+    assert status == 143
+    assert "1 stopped, 1 blocked" in out
+    assert not err
 
 
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(command):
