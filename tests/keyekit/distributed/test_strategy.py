@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from keyekit.callbacks.export import Export
+from keyekit.cli.lightning import KeyeCLI, prepare
 from keyekit.data.contrastive import PairLoader
 from keyekit.distributed.gradients import clip_gradients, gradient_norm
 from keyekit.distributed.part_plan import PartPlan
@@ -280,3 +281,24 @@ def test_every_part_has_its_plan() -> None:
     assert strategy.plan_of("vision") is vision
     assert strategy.plan_of("projector") == PartPlan()
     assert strategy.plan_of("text") is decoder
+
+
+class Builder(KeyeCLI):
+    """Builds everything that a recipe names, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("meta", ["true", "false"])
+def test_the_command_line_builds_networks_without_memory_if_the_strategy_says_so(tmp_path, meta) -> None:
+    options = [
+        str(Path(__file__).parents[3] / "recipes/tiny/arithmetic.yaml"),
+        f"--run.folder={tmp_path}",
+        "--trainer.accelerator=cpu",
+        f'--trainer.strategy={{"class_path": "Sharded", "init_args": {{"meta": {meta}, "vision": {{"offload": true}}}}}}',
+    ]
+    cli = Builder("fit", prepare(options))
+    assert isinstance(cli.trainer.strategy, Sharded)
+    assert cli.trainer.strategy.vision == PartPlan(offload=True)
+    assert {parameter.is_meta for parameter in cli.model.network.parameters()} == {meta == "true"}
