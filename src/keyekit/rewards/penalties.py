@@ -36,21 +36,23 @@ class RepetitionPenalty(AnswerReward):
     the length is found.
 
     Args:
-        window: Length of the substrings in characters.
+        substring: Length of the substrings in characters.
         share: Share of the text from which on it is repetitive (50 %, 8B sheet 2.6).
         penalty: What is subtracted.
     """
 
-    def __init__(self, window: int = 64, share: float = 0.5, penalty: float = 1.0) -> None:
-        if window < 1 or not 0 < share < 1 or penalty < 0:
-            raise ValueError(f"need window >= 1, 0 < share < 1 and penalty >= 0, got {window}, {share} and {penalty}")
-        self.window = window
+    def __init__(self, substring: int = 64, share: float = 0.5, penalty: float = 1.0) -> None:
+        if substring < 1 or not 0 < share < 1 or penalty < 0:
+            raise ValueError(
+                f"need substring >= 1, 0 < share < 1 and penalty >= 0, got {substring}, {share} and {penalty}"
+            )
+        self.substring = substring
         self.share = share
         self.penalty = penalty
 
     def outcome(self, sample: Sample, answer: str) -> RewardOutcome:
         """See :class:`~keyekit.rewards.base.AnswerReward`."""
-        share = repeated_share(answer, self.window)
+        share = repeated_share(answer, self.substring)
         if share > self.share:
             return RewardOutcome(-self.penalty, "repeats itself", {"share": share})
         return RewardOutcome(0.0, "does not repeat itself", {"share": share})

@@ -28,7 +28,7 @@ def test_the_share_equals_marking_letters():
 
 
 def test_repetition():
-    reward = RepetitionPenalty(window=10, penalty=0.7)
+    reward = RepetitionPenalty(substring=10, penalty=0.7)
     assert reward.outcome(SAMPLE, "The ball is red and lies on the left, the cube is blue.").value == 0.0
     assert reward.outcome(SAMPLE, "I see. " + "and then again " * 10).value == -0.7
     assert reward.outcome(SAMPLE, "short").value == 0.0
@@ -38,8 +38,8 @@ def test_repetition():
 def test_half_of_the_text_is_not_yet_repetitive():
     text = "abcde" * 2 + "0123456789"
     assert repeated_share(text, 5) == 0.5
-    assert RepetitionPenalty(window=5).outcome(SAMPLE, text).value == 0.0
-    assert RepetitionPenalty(window=5).outcome(SAMPLE, text[:-1]).value == -1.0
+    assert RepetitionPenalty(substring=5).outcome(SAMPLE, text).value == 0.0
+    assert RepetitionPenalty(substring=5).outcome(SAMPLE, text[:-1]).value == -1.0
 
 
 @pytest.mark.parametrize(("length", "value"), [(0, 0.0), (80, 0.0), (81, -0.1), (90, -1.0), (100, -2.0), (500, -2.0)])
@@ -48,9 +48,9 @@ def test_length_falls_in_a_straight_line(length, value):
     assert outcome.value == pytest.approx(value)
 
 
-@pytest.mark.parametrize("arguments", [{"window": 0}, {"share": 1.0}, {"penalty": -1}])
+@pytest.mark.parametrize("arguments", [{"substring": 0}, {"share": 1.0}, {"penalty": -1}])
 def test_arguments_of_repetition(arguments):
-    with pytest.raises(ValueError, match="window >= 1"):
+    with pytest.raises(ValueError, match="substring >= 1"):
         RepetitionPenalty(**arguments)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +11,13 @@ from keyekit.sandbox.execution import Availability, SandboxUnavailable, availabl
 from keyekit.sandbox.outcome import Reason
 
 confined = pytest.mark.skipif(not available(), reason=f"no sandbox here: {available().why_not}")
+
+
+def test_where_namespaces_can_be_entered_programs_can_be_confined():
+    """Without this, an error of the sandbox would skip its tests instead of failing them."""
+    enter = "import ctypes, sys; sys.exit(-ctypes.CDLL(None).unshare(0x7E020000))"  # all seven namespaces
+    if subprocess.run([sys.executable, "-c", enter], check=False).returncode == 0:
+        assert available(), available().why_not
 
 
 @confined
