@@ -92,6 +92,7 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         _duration(result),
         "",
+        *([result["note"], ""] if "note" in result else []),
         *_checks(stages),
         "",
         "*Before* is what the last column says: chance, the same stage with blank pictures, another stage, or the mean of a "
@@ -103,7 +104,8 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         "## Answers",
         "",
-        "Accuracy on held-out questions, and with blank frames, which nobody can answer: the baseline that must not move.",
+        "Accuracy on held-out questions, and in brackets with blank frames, which nobody can answer: the baseline that must not "
+        "move (told scenes have no frames).",
         "",
         *_answers(stages),
         "",
