@@ -104,8 +104,8 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         "## Answers",
         "",
-        "Accuracy on held-out questions, and in brackets with blank frames, which nobody can answer: the baseline that must not "
-        "move (told scenes have no frames).",
+        "Accuracy on held-out questions; in brackets with blank frames, which nobody can answer: the baseline that must not move "
+        "(told scenes have no frames).",
         "",
         *_answers(stages),
         "",
@@ -186,7 +186,7 @@ def main() -> None:
     results = _json(RESULTS)
     for name in [] if options.pages_only else options.names or PAGES:
         results[name] = perform(name)
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name in PAGES:
         if name in results:
             (FOLDER / f"{PAGES[name][0]}.md").write_text(page(name, results[name]), encoding="utf-8")
