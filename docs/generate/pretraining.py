@@ -104,8 +104,8 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         "## Answers",
         "",
-        "Accuracy on held-out questions; in brackets with blank frames, which nobody can answer: the baseline that must not move "
-        "(told scenes have no frames).",
+        "Accuracy on held-out questions; in brackets with blank frames, which nobody can answer: the baseline that must not "
+        "move (told scenes have no frames).",
         "",
         *_answers(stages),
         "",
