@@ -46,7 +46,9 @@ def test_a_medium_comes_back_equal(tmp_path, name) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.frames"]
 
 
-@pytest.mark.parametrize("content", [b"", b"1234567", b"\0" * 400, b"text that is no medium" * 20, b"\xff" * 80], ids=len)
+@pytest.mark.parametrize(
+    "content", [b"", b"1234567", b"\0" * 400, b"text that is no medium" * 20, b"\xff" * 80], ids=len
+)
 def test_other_files_are_refused(tmp_path, content) -> None:
     path = tmp_path / "a.frames"
     path.write_bytes(content)
