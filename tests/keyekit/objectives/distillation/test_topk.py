@@ -33,8 +33,9 @@ def test_a_tail_that_is_given_is_kept() -> None:
     assert kept.rows(torch.tensor([1])).tail.tolist() == [-4.0]
 
 
-def test_the_rest_is_finite_where_nothing_is_left() -> None:
-    full = torch.tensor([0.75, 0.25]).log().requires_grad_()
+@pytest.mark.parametrize("probabilities", [[1.0], [0.75, 0.25], [1.0, 1e-8]])
+def test_the_rest_is_finite_where_nothing_is_left(probabilities) -> None:
+    full = torch.tensor(probabilities).log().requires_grad_()
     rest = log_complement(full)
     assert rest.isfinite()
     assert rest < -10
