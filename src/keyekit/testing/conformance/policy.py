@@ -73,7 +73,7 @@ def check_packs_add_up(cls: type) -> None:
             )
         )
     total = sum(objective.count(pack) for pack in packs)
-    summed = sum(objective(pack, total).loss for pack in packs)
+    summed = torch.stack([objective(pack, total).loss for pack in packs]).sum()
     assert torch.allclose(summed, objective(whole).loss), "the losses of the packs do not add up to that of the step"
 
 

@@ -49,7 +49,7 @@ def check_packs_add_up(cls: type) -> None:
         objective.reference_point = "zero"  # a statistic of the pack: no pack knows that of the other
     packs = [_preferences(slice(0, 1)), _preferences(slice(1, 4))]
     total = sum(objective.count(pack) for pack in packs)
-    summed = sum(objective(pack, total).loss for pack in packs)
+    summed = torch.stack([objective(pack, total).loss for pack in packs]).sum()
     assert torch.allclose(summed, objective(whole).loss), "the losses of the packs do not add up to that of the step"
 
 

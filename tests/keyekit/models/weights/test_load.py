@@ -11,12 +11,12 @@ from torch.distributed.fsdp import fully_shard
 
 from keyekit.models.configuration import network_of
 from keyekit.models.contrastive import ContrastiveModel
-from keyekit.nn.text.tower import TextTower
 from keyekit.models.decoder import Decoder
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.models.weights import CheckpointError, load_weights, official_name, save_weights
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.projector import MergeProjector
+from keyekit.nn.text.tower import TextTower
 from keyekit.nn.vision.keye_vit import KeyeViT
 from keyekit.testing.checkpoint import tiny_checkpoint
 from keyekit.testing.distributed import run_distributed
