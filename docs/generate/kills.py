@@ -81,8 +81,8 @@ def write_pipeline(folder: Path, steps: int = 24, stages: Sequence[str] = STAGES
     half = {"trainer.max_steps": steps // 2}
     described = {
         "first": {"recipe": "stage.yaml"},
-        "left": {"from": "first", "recipe": "stage.yaml", "options": {**half, "seed_everything": 1}},
-        "right": {"from": "first", "recipe": "stage.yaml", "options": {**half, "seed_everything": 2}},
+        "left": {"from": "first", "recipe": "stage.yaml", "options": {**half, "data.seed": 1}},
+        "right": {"from": "first", "recipe": "stage.yaml", "options": {**half, "data.seed": 2}},
         "merged": {"merge": ["left", "right"]},
     }
     path = folder / "pipeline.yaml"
