@@ -56,9 +56,8 @@ def check_stage(stage: Stage, pipeline: Pipeline, root: Path) -> list[CheckResul
     for check in stage.checks:
         if isinstance(check, TensorCheck):
             since = check.since or stage.parents[0]
-            results.append(
-                _tensors(check.pattern, folder_of(since) / "export", folder_of(stage.name) / "export", since)
-            )
+            own, parent = folder_of(stage.name) / "export", pipeline.weights_of(since, root)
+            results.append(_tensors(check.pattern, parent, own, since))
         else:
             results.append(_metric(check, stage, folder_of))
     return results
@@ -88,12 +87,12 @@ def _metric(check: MetricCheck, stage: Stage, folder_of: Callable[[str], Path]) 
 def _before(check: MetricCheck, stage: Stage, folder_of: Callable[[str], Path]) -> tuple[float | None, str]:
     """The value before, and where it comes from or why it is missing."""
     if not check.before:
-        found = [_number(folder_of(parent), check.metric)[0] for parent in stage.parents]
+        found = [_number(folder_of(parent), check.metric)[0] for parent in stage.parent_stages]
         known = [number for number in found if number is not None]
         wanted = any(Expectation(text).needs_before for text in check.expect)
         if not known or len(known) < len(found):
             return None, f"{check.metric} is not known of {', '.join(stage.parents)}" if wanted else ""
-        return fmean(known), f"before: mean of {', '.join(stage.parents)}" if len(known) > 1 else ""
+        return fmean(known), f"before: mean of {', '.join(stage.parent_stages)}" if len(known) > 1 else ""
     numbers: list[float] = []
     for origin in check.before:
         number, problem = _declared(origin, check, stage, folder_of)

@@ -58,7 +58,7 @@ def steps_of(stage: Stage, pipeline: Pipeline, root: Path) -> list[Step]:
     folder = pipeline.folder_of(stage.name, root)
     folders = {name: pipeline.folder_of(name, root) for name in pipeline.stages}
     options = arguments_of(filled(stage.options, folders))
-    exports = [str(folders[parent] / "export") for parent in stage.parents]
+    exports = [str(pipeline.weights_of(parent, root)) for parent in stage.parents]
     recipe = str(stage.recipe)
     if stage.kind == "merge":
         own = str(folder / "export")

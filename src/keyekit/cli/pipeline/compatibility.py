@@ -76,7 +76,7 @@ def differences(given: Shapes, wanted: Shapes, alone: bool = True) -> str:
 def _sources(stage: Stage, pipeline: Pipeline) -> list[Stage]:
     """Stages with a network of their own from which a stage gets tensors: its parents, through merges."""
     found: list[Stage] = []
-    for name in stage.parents:
+    for name in stage.parent_stages:
         parent = pipeline.stages[name]
         found += _sources(parent, pipeline) if parent.kind == "merge" else [parent]
     return list({parent.name: parent for parent in found}.values())

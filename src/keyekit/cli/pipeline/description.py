@@ -81,7 +81,7 @@ class Stage:
         name: Name of its folder.
         kind: What it does.
         recipe: The recipe; may be missing in a merge.
-        parents: Stages whose exports it takes.
+        parents: Stages whose exports it takes, and folders with weights from elsewhere; these have a slash in their name.
         options: Changes to the recipe, by dotted key.
         merge_options: Options of ``keyekit merge``.
         launch: How its process is started.
@@ -101,7 +101,17 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """Stages that have to be done before it begins: parents, and those that ``<stage>`` in an option names."""
         texts = str([self.options, self.merge_options])
-        return tuple(dict.fromkeys([*self.parents, *_PLACEHOLDER.findall(texts)]))
+        return tuple(dict.fromkeys([*self.parent_stages, *_PLACEHOLDER.findall(texts)]))
+
+    @property
+    def parent_stages(self) -> tuple[str, ...]:
+        """Those of :attr:`parents` that are stages."""
+        return tuple(parent for parent in self.parents if "/" not in parent)
+
+    @property
+    def given_folders(self) -> tuple[Path, ...]:
+        """Those of :attr:`parents` that are folders from elsewhere."""
+        return tuple(Path(parent) for parent in self.parents if "/" in parent)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -137,6 +147,10 @@ class Pipeline:
     def folder_of(self, stage: str, root: Path) -> Path:
         """Where a stage writes."""
         return root / self.name / stage
+
+    def weights_of(self, parent: str, root: Path) -> Path:
+        """The folder of weights that a stage hands over, or that is given from elsewhere."""
+        return Path(parent) if "/" in parent else self.folder_of(parent, root) / "export"
 
 
 def filled(value: Any, folders: dict[str, Path]) -> Any:

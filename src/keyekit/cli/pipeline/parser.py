@@ -125,7 +125,9 @@ class _Reader:
         if key != "merge":
             if not isinstance(value, str):
                 raise self.fail(
-                    owner, f"{key} is the name of one stage, not {value!r}; put several together by a merge"
+                    owner,
+                    f"{key} is the name of one stage, or a folder of weights such as weights/Qwen3-8B, not {value!r}; put "
+                    "several together by a merge",
                 )
             return "fit" if key == "from" else "evaluate", (value,), {}
         if isinstance(value, dict):
@@ -133,7 +135,10 @@ class _Reader:
         else:
             merged, options = value, {}
         if not isinstance(merged, list) or len(merged) < 2:
-            raise self.fail(owner, "merge is a list of at least two stages, or a mapping with that list under 'of'")
+            raise self.fail(
+                owner,
+                "merge is a list of at least two stages or folders of weights, or a mapping with that list under 'of'",
+            )
         return "merge", tuple(str(parent) for parent in merged), options
 
     def recipe(self, value: Any, owner: str) -> Path | None:
@@ -221,7 +226,7 @@ class _Reader:
                         f"it names the stage {name!r}, which does not exist{closest(name, stages)}; stages are "
                         f"{', '.join(stages)}",
                     )
-            evaluations = [name for name in stage.parents if stages[name].kind == "evaluate"]
+            evaluations = [name for name in stage.parent_stages if stages[name].kind == "evaluate"]
             if evaluations:
                 raise self.fail(
                     f"stage {stage.name}",

@@ -90,7 +90,8 @@ def plan_run(
         keep: Stages to take as they are, though their description changed.
 
     Raises:
-        CommandError: If a stage does not exist, has changed since it was begun, or needs one that is neither done nor chosen.
+        CommandError: If a stage does not exist, has changed since it was begun, needs one that is neither done nor chosen, or
+            starts from a folder that is not there.
     """
     stages = pipeline.stages
     for option, names in (("--redo", redo), ("--keep", keep)):
@@ -104,6 +105,7 @@ def plan_run(
     jobs = jobs or default_jobs()
     works: dict[str, Work] = {}
     problems: list[str] = []
+    missing: list[str] = []
     for name in chosen:
         stage, folder = stages[name], pipeline.folder_of(name, root)
         parents = {need: _identity(need, name, pipeline, root, works) for need in stage.needs}
@@ -116,7 +118,12 @@ def plan_run(
             problems.append(f"{name}: {change}")
         elif former is None and name not in again and folder.exists() and any(folder.iterdir()):
             problems.append(f"{name}: {folder} was not made by this pipeline")
+        missing += [f"{name} starts from {given}" for given in stage.given_folders if not given.is_dir()]
         works[name] = _work(stage, folder, record, steps_of(stage, pipeline, root))
+    if missing:
+        raise CommandError(
+            f"{'; '.join(missing)}, which is no folder here: put the weights there, or name another folder"
+        )
     if problems:
         told = "; ".join(problems)
         raise CommandError(

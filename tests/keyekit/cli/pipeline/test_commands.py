@@ -48,6 +48,14 @@ m: {merge: {of: [a, b], part: ['vision=0,1', 'x=1,0'], missing: take, max_shard_
     )
 
 
+def test_weights_from_elsewhere_stand_where_a_stage_does(folder):
+    stages = "a: {recipe: one.yaml}\nm: {merge: [weights/Qwen3-8B, a]}\nb: {from: weights/whole, recipe: two.yaml}"
+    (merge,) = words(folder, stages, "m")
+    assert merge.startswith("merge: keyekit merge runs/demo/m/export weights/Qwen3-8B runs/demo/a/export ")
+    assert "--model.init_from=weights/whole --run.folder=runs/demo/b" in words(folder, stages, "b")[0]
+    assert folder.pipeline(stages).stages["m"].needs == ("a",)
+
+
 def test_an_evaluation(folder):
     stages = "a: {recipe: one.yaml}\ne: {evaluate: a, recipe: two.yaml}"
     assert words(folder, stages, "e") == [

@@ -42,6 +42,14 @@ def test_a_stage_whose_export_is_gone_is_run_again(folder):
     assert states(folder)["a"] == "waiting"
 
 
+def test_a_folder_of_weights_has_to_be_there(folder):
+    stages = "b: {from: weights/whole, recipe: two.yaml}"
+    with pytest.raises(CommandError, match="b starts from weights/whole, which is no folder here"):
+        states(folder, stages)
+    (folder.path / "weights/whole").mkdir(parents=True)
+    assert states(folder, stages) == {"b": "waiting"}
+
+
 def test_a_need_that_is_neither_chosen_nor_done_is_named(folder):
     with pytest.raises(CommandError, match="b needs a, which is not done"):
         states(folder, first="b")
