@@ -39,6 +39,8 @@ DSA = [
 ]
 WARM_START = "runs/quickstart-vision/1"
 """The warm start in the commands that are shown; what runs starts from that of the experiment ``quickstart``."""
+SCRIPTS = ("pretraining", "equalities", "kills")
+"""Scripts beside this one that run their own processes and write their own pages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +229,11 @@ def main() -> None:
         "names",
         nargs="*",
         help="experiments to run, or a page for all of its own; all by default: "
-        + ", ".join(e.name for e in EXPERIMENTS if e.page != "ablations"),
+        + ", ".join([*(e.name for e in EXPERIMENTS if e.page != "ablations"), *SCRIPTS]),
     )
     parser.add_argument("--pages-only", action="store_true", help="draw the pages from the results that are there")
     options = parser.parse_args()
-    unknown = set(options.names) - {name for e in EXPERIMENTS for name in (e.name, e.page)}
+    unknown = set(options.names) - {name for e in EXPERIMENTS for name in (e.name, e.page)} - set(SCRIPTS)
     if unknown:
         parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
     FOLDER.mkdir(exist_ok=True)
@@ -263,6 +265,9 @@ def main() -> None:
     for future in begun.values():
         future.result()
     write_pages(results)
+    for script in SCRIPTS:
+        if not options.pages_only and (not options.names or script in options.names):
+            subprocess.run([sys.executable, Path(__file__).with_name(f"{script}.py")], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
