@@ -67,7 +67,7 @@ bench: $(STAMP) ## time keyekit beside named peers and write docs/benchmarks.md 
 	  --benchmark-columns=min,median,iqr,rounds --benchmark-json=.benchmarks/latest.json
 	$(BIN)/python benchmarks/compare.py .benchmarks/latest.json --write docs/benchmarks.md
 
-evidence: $(STAMP) ## run the experiments and write docs/evidence/ (an hour; ONLY="quickstart-dsa" for some)
+evidence: $(STAMP) ## run the experiments and write docs/evidence/ (hours; ONLY="quickstart-dsa pretraining" for some)
 	$(BIN)/python docs/generate/evidence.py $(ONLY)
 
 clean: ## remove what was built; the environment, data/ and runs/ stay
