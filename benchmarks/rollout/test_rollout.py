@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from keyekit.batch import IGNORED_LABEL
 from keyekit.data.encode import EncodedSample
 from keyekit.data.sample import Sample
+from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.projector import MergeProjector
 from keyekit.nn.vision.keye_vit import KeyeViT
@@ -69,6 +70,11 @@ def rollout(request, device, dtype) -> dict:
     )
     engine = NativeEngine(network, stop, MOST_NEW_TOKENS)
     prompts = [prompt(tokens, str(number)) for number, tokens in enumerate(questions)]
+
+    same = NativeEngine(network, (), 8, Sampler(), slots=3).rollout(prompts, 1, seed=0)
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=8, pad_token_id=0, eos_token_id=None)
+    answers = reference.generate(padded, attention_mask=mask.long(), generation_config=greedy)[:, padded.shape[1] :]
+    assert [list(group[0].tokens) for group in same] == answers.tolist()  # the same model, before it is timed
 
     def ours() -> int:
         return sum(len(t.tokens) for group in engine.rollout(prompts, RESPONSES, seed=0) for t in group)

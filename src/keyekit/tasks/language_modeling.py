@@ -108,14 +108,8 @@ class LanguageModeling(Task):
         output = self.network(batch)
         summed = self.objective(output.hidden, self.network.decoder.lm_head.weight, batch.labels, batch.num_targets)
         prediction = summed / self.global_targets(batch.num_targets)
-        others = sum(output.losses.values(), start=prediction.new_zeros(()))
-        values = {"train/prediction_loss": prediction.detach()} | {
-            f"train/{name}": v for name, v in output.meters.items()
-        }
-        if output.routing:
-            self._remember_load(output)
-            routers, router_values = self._router_losses(output)
-            others, values = others + routers, values | router_values
+        others, values = self._other_losses(output)
+        values = {"train/prediction_loss": prediction.detach()} | values
         # Gradients are averaged over ranks: shares that add up to a pack's loss would count too little.
         loss = prediction + others * self._ranks_of_a_pack
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
@@ -161,6 +155,16 @@ class LanguageModeling(Task):
     def _ranks_of_a_pack(self) -> int:
         """Ranks that divide each training pack among them."""
         return self.network.decoder.exchange.ranks
+
+    def _other_losses(self, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:
+        """What layers and routers add to the loss, and what to log of them."""
+        others = sum(output.losses.values(), start=output.hidden.new_zeros(()))
+        values = {f"train/{name}": value for name, value in output.meters.items()}
+        if output.routing:
+            self._remember_load(output)
+            routers, router_values = self._router_losses(output)
+            others, values = others + routers, values | router_values
+        return others, values
 
     def _router_losses(self, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the routers' losses, and what to log of them."""

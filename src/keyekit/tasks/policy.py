@@ -182,12 +182,9 @@ class PolicyOptimization(LanguageModeling):
         assert isinstance(batch, Experience)
         output = self.network(batch, selections=batch.selections)
         policy = self._policy_loss(batch, output.hidden)
-        loss = policy.loss + sum(output.losses.values(), start=policy.loss.new_zeros(()))
-        values: dict[str, Any] = {f"train/{name}": value for name, value in (policy.meters | output.meters).items()}
-        if output.routing:
-            self._remember_load(output)
-            routers, router_values = self._router_losses(output)
-            loss, values = loss + routers, values | router_values
+        others, values = self._other_losses(output)
+        loss = policy.loss + others
+        values = {f"train/{name}": value for name, value in policy.meters.items()} | values
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
         self.log_dict(values, batch_size=batch.num_targets or 1)
         self.log_dict({f"rollout/{name}": value for name, value in batch.meters.items()}, batch_size=1)

@@ -111,17 +111,11 @@ class PreferenceOptimization(LanguageModeling):
         output = self.network(batch)
         pairs = self.pack_count(batch)
         found = self._compare(batch, output.hidden, self.global_targets(pairs))
-        self._rewards.append(
-            torch.stack(
-                [torch.cat([found.chosen_rewards, found.rejected_rewards]).sum(), found.loss.new_tensor(2.0 * pairs)]
-            ).detach()
-        )
-        loss = found.loss + sum(output.losses.values(), start=found.loss.new_zeros(()))
-        values: dict[str, Any] = {f"train/{name}": value for name, value in (found.meters | output.meters).items()}
-        if output.routing:
-            self._remember_load(output)
-            routers, router_values = self._router_losses(output)
-            loss, values = loss + routers, values | router_values
+        rewards = torch.cat([found.chosen_rewards, found.rejected_rewards])
+        self._rewards.append(torch.stack([rewards.sum(), rewards.new_tensor(2.0 * pairs)]))
+        others, values = self._other_losses(output)
+        loss = found.loss + others
+        values = {f"train/{name}": value for name, value in found.meters.items()} | values
         self.log("train/loss", loss, prog_bar=True, batch_size=pairs or 1)
         self.log_dict(values, batch_size=pairs or 1)
         return loss
