@@ -16,6 +16,7 @@ from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.projector import MergeProjector
 from keyekit.nn.vision.keye_vit import KeyeViT
+from keyekit.rollout.engine import RolloutSpec
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.trajectory import Prompt
 
@@ -68,10 +69,10 @@ def rollout(request, device, dtype) -> dict:
         pad_token_id=0,
         eos_token_id=stop,
     )
-    engine = NativeEngine(network, stop, MOST_NEW_TOKENS)
+    engine = NativeEngine(RolloutSpec(network, stop, MOST_NEW_TOKENS))
     prompts = [prompt(tokens, str(number)) for number, tokens in enumerate(questions)]
 
-    same = NativeEngine(network, (), 8, Sampler(), slots=3).rollout(prompts, 1, seed=0)
+    same = NativeEngine(RolloutSpec(network, (), 8, Sampler()), slots=3).rollout(prompts, 1, seed=0)
     greedy = GenerationConfig(do_sample=False, max_new_tokens=8, pad_token_id=0, eos_token_id=None)
     answers = reference.generate(padded, attention_mask=mask.long(), generation_config=greedy)[:, padded.shape[1] :]
     assert [list(group[0].tokens) for group in same] == answers.tolist()  # the same model, before it is timed

@@ -27,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
         "keyekit.objectives.distillation.base:DistillationObjective",
         "how a student follows a teacher, word by word",
     ),
+    Family("engine", "keyekit.rollout.engine:RolloutEngine", "what draws responses with the weights under training"),
     Family("reward", "keyekit.rewards.base:Reward", "what an answer is worth"),
     Family("chat_model", "keyekit.rewards.endpoints:ChatModel", "models that judge or report, behind a server"),
     Family("optimizer", "keyekit.optim.optimizers:Optimizer", "how gradients become steps"),

@@ -161,6 +161,13 @@ PARTS: tuple[Part, ...] = (
         VL2,
         "own answers, rewarded word by word by the teacher of their kind",
     ),
+    Part(
+        "engine",
+        "NativeEngine",
+        "keyekit.rollout.native:NativeEngine",
+        "",
+        "continuous batching in the process that trains",
+    ),
     Part("reward", "WeightedSum", "keyekit.rewards.compose:WeightedSum", "", "several rewards, each with its weight"),
     Part("reward", "Gate", "keyekit.rewards.compose:Gate", "", "one reward times another"),
     Part(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from keyekit.data.packing import collate
 from keyekit.models.decoding import DecodeState, decode_step, prefill
-from keyekit.models.sampling import Draw, Sampler
-from keyekit.models.vision_language import VisionLanguageModel
-from keyekit.rollout.engine import RolloutEngine
+from keyekit.models.sampling import Draw
+from keyekit.rollout.engine import RolloutEngine, RolloutSpec
 from keyekit.rollout.ledger import Recorder, split_by_sequence
 from keyekit.rollout.trajectory import Prompt, Trajectory, TrajectoryEnd
 
@@ -25,15 +24,11 @@ class NativeEngine(RolloutEngine):
     response says depends on the seed, on the prompt's name and on the response's number alone, not on what runs beside it.
 
     Args:
-        network: The model that answers, as it is at the moment of the call.
-        stop_tokens: Tokens that end a response.
-        max_new_tokens: Most tokens of a response.
-        sampler: How tokens are drawn; its seed is replaced by that of each call. Temperature 1 by default.
+        spec: The model and how it is asked.
         slots: Responses that go on at the same time.
         prefill_tokens: Tokens of prompts that are read together; a longer prompt is read alone.
         collapsed: Says whether a response, token by token, has collapsed into repetition; it then ends.
         collapse_every: Tokens between two such questions.
-        record: Whether the choices of routers and indexers are recorded for replay.
 
     Raises:
         ValueError: If a number is not positive.
@@ -41,33 +36,29 @@ class NativeEngine(RolloutEngine):
 
     def __init__(
         self,
-        network: VisionLanguageModel,
-        stop_tokens: Collection[int],
-        max_new_tokens: int,
-        sampler: Sampler | None = None,
+        spec: RolloutSpec,
         slots: int = 64,
         prefill_tokens: int = 8192,
         collapsed: Callable[[Sequence[int]], bool] | None = None,
         collapse_every: int = 16,
-        record: bool = False,
     ) -> None:
+        super().__init__(spec)
         for name, number in (
-            ("max_new_tokens", max_new_tokens),
             ("slots", slots),
             ("prefill_tokens", prefill_tokens),
             ("collapse_every", collapse_every),
         ):
             if number < 1:
                 raise ValueError(f"{name}={number}: give at least 1")
-        self.network = network
-        self.stop_tokens = frozenset(stop_tokens)
-        self.max_new_tokens = max_new_tokens
-        self.sampler = sampler or Sampler(temperature=1.0)
+        self.network = spec.network
+        self.stop_tokens = frozenset(spec.stop_tokens)
+        self.max_new_tokens = spec.max_new_tokens
+        self.sampler = spec.sampler
+        self.record = spec.record
         self.slots = slots
         self.prefill_tokens = prefill_tokens
         self.collapsed = collapsed
         self.collapse_every = collapse_every
-        self.record = record
 
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`RolloutEngine`; dropout is off meanwhile."""

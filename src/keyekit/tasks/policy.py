@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -20,6 +21,7 @@ from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.optimizers import Optimizer
 from keyekit.optim.schedules import Schedule
 from keyekit.rewards.base import Reward
+from keyekit.rollout.engine import RolloutEngine, RolloutSpec
 from keyekit.rollout.experience import Experience
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
@@ -46,7 +48,7 @@ class PolicyOptimization(LanguageModeling):
         oversampling: Up to so many times ``prompts_per_round`` are asked, until enough groups have rewards that differ.
         keep_flat: Whether groups with equal rewards count in means.
         temperature: Of the rollouts and of the log-probabilities that are trained.
-        slots: Responses that are drawn at the same time.
+        engine: What draws responses; the native engine, in the process that trains, by default.
         pack_tokens: Most tokens of a pack of responses.
         replay: Whether choices of routers and indexers are recorded in rollouts and replayed in training.
         seed: Seed of prompts and responses.
@@ -77,7 +79,7 @@ class PolicyOptimization(LanguageModeling):
         oversampling: float = 1.0,
         keep_flat: bool = False,
         temperature: float = 1.0,
-        slots: int = 64,
+        engine: Callable[[RolloutSpec], RolloutEngine] = NativeEngine,
         pack_tokens: int = 8192,
         replay: bool = False,
         seed: int = 0,
@@ -113,7 +115,7 @@ class PolicyOptimization(LanguageModeling):
         self.oversampling = oversampling
         self.keep_flat = keep_flat
         self.temperature = temperature
-        self.slots = slots
+        self.engine = engine
         self.pack_tokens = pack_tokens
         self.replay = replay
         self.seed = seed
@@ -139,16 +141,10 @@ class PolicyOptimization(LanguageModeling):
             tokenizer: Turns tokens into text, and knows which of them end an answer.
         """
         stop = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
-        engine = NativeEngine(
-            self.network,
-            stop,
-            self.max_new_tokens,
-            Sampler(temperature=self.temperature),
-            slots=self.slots,
-            record=self.replay,
-        )
+        sampler = Sampler(temperature=self.temperature)
+        spec = RolloutSpec(self.network, stop, self.max_new_tokens, sampler, self.replay, prompts.encoder)
         rounds = Rounds(
-            engine=engine,
+            engine=self.engine(spec),
             judge=self.reward.score,
             compare=self.policy.advantages,
             decode=tokenizer.decode,

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from keyekit.models.sampling import Sampler
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.objectives.policy.advantages import group_advantages
+from keyekit.rollout.engine import RolloutSpec
 from keyekit.rollout.experience import Experience
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
@@ -46,7 +46,7 @@ class Prompts:
 
 
 def loader(maker, model, replay: bool = False, **settings) -> RolloutLoader:
-    engine = NativeEngine(model, {1, 2, 3, 4, 5, 6}, 12, Sampler(temperature=1.0), record=replay)
+    engine = NativeEngine(RolloutSpec(model, {1, 2, 3, 4, 5, 6}, 12, record=replay))
     rounds = Rounds(
         engine=engine, judge=by_length, compare=group_advantages, decode=lambda t: "x" * len(t), prompts=4, responses=3
     )

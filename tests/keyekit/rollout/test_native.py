@@ -14,6 +14,7 @@ from keyekit.nn.attention.dense import Dense
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.attention.sliding_window import SlidingWindow
 from keyekit.nn.moe.mixture import MixtureOfExperts
+from keyekit.rollout.engine import RolloutSpec
 from keyekit.rollout.ledger import replayed
 from keyekit.rollout.native import NativeEngine
 from keyekit.testing.tiny import tiny_vision_language_model
@@ -37,7 +38,7 @@ def network(attention=Dense, **parts):
 )
 def test_greedy_responses_are_those_of_generation_alone(attention, prompts) -> None:
     model = network(attention)
-    engine = NativeEngine(model, STOP, max_new_tokens=12, sampler=Sampler(), slots=3, prefill_tokens=20)
+    engine = NativeEngine(RolloutSpec(model, STOP, 12, Sampler()), slots=3, prefill_tokens=20)
     found = engine.rollout(prompts, 1, seed=0)
     model.eval()
     for prompt, (trajectory,) in zip(prompts, found, strict=True):
@@ -50,9 +51,9 @@ def test_greedy_responses_are_those_of_generation_alone(attention, prompts) -> N
 
 def test_what_a_response_says_does_not_depend_on_what_runs_beside_it(prompts) -> None:
     model = network(feed_forward=MIXTURE)
-    wide = NativeEngine(model, STOP, max_new_tokens=16, slots=64).rollout(prompts, 4, seed=3)
-    narrow = NativeEngine(model, STOP, max_new_tokens=16, slots=2, prefill_tokens=1).rollout(prompts, 4, seed=3)
-    again = NativeEngine(model, STOP, max_new_tokens=16, slots=5).rollout(prompts[::-1], 2, seed=3)[::-1]
+    wide = NativeEngine(RolloutSpec(model, STOP, 16), slots=64).rollout(prompts, 4, seed=3)
+    narrow = NativeEngine(RolloutSpec(model, STOP, 16), slots=2, prefill_tokens=1).rollout(prompts, 4, seed=3)
+    again = NativeEngine(RolloutSpec(model, STOP, 16), slots=5).rollout(prompts[::-1], 2, seed=3)[::-1]
     lengths = set()
     for first, second, third in zip(wide, narrow, again, strict=True):
         assert [t.tokens for t in first] == [t.tokens for t in second]
@@ -60,7 +61,7 @@ def test_what_a_response_says_does_not_depend_on_what_runs_beside_it(prompts) ->
         assert len({t.tokens for t in first}) > 1
         lengths |= {len(t.tokens) for t in first}
     assert len(lengths) > 4  # ragged: seats are taken over at many different moments
-    other = NativeEngine(model, STOP, max_new_tokens=16).rollout(prompts, 4, seed=4)
+    other = NativeEngine(RolloutSpec(model, STOP, 16)).rollout(prompts, 4, seed=4)
     assert [t.tokens for t in other[0]] != [t.tokens for t in wide[0]]
 
 
@@ -69,7 +70,7 @@ def test_what_a_response_says_does_not_depend_on_what_runs_beside_it(prompts) ->
 )
 def test_log_probabilities_and_choices_are_those_of_the_training_pass(attention, parts, prompts) -> None:
     model = network(attention, **parts)
-    engine = NativeEngine(model, STOP, max_new_tokens=10, slots=4, record=True)
+    engine = NativeEngine(RolloutSpec(model, STOP, 10, record=True), slots=4)
     trajectories = [t for group in engine.rollout(prompts, 2, seed=1) for t in group]
     samples = [trajectory.encoded() for trajectory in trajectories]
     batch = collate(samples, [t.prompt.pictures for t in trajectories], sum(map(len, samples)) + 5)
@@ -102,7 +103,7 @@ def _as_sets(keys: torch.Tensor) -> torch.Tensor:
 
 def test_replay_holds_when_the_router_changes_its_mind(prompts) -> None:
     model = network(SPARSE, feed_forward=MIXTURE)
-    engine = NativeEngine(model, STOP, max_new_tokens=10, record=True)
+    engine = NativeEngine(RolloutSpec(model, STOP, 10, record=True))
     trajectories = [group[0] for group in engine.rollout(prompts, 1, seed=1)]
     batch = collate([t.encoded() for t in trajectories], [t.prompt.pictures for t in trajectories], None)
     choices = replayed([t.ledger for t in trajectories], batch.tokens.shape[0], "cpu")
@@ -118,7 +119,7 @@ def test_replay_holds_when_the_router_changes_its_mind(prompts) -> None:
 
 
 def test_a_response_that_repeats_itself_ends(prompts) -> None:
-    engine = NativeEngine(network(), (), max_new_tokens=40, collapsed=lambda tokens: len(tokens) >= 8, collapse_every=4)
+    engine = NativeEngine(RolloutSpec(network(), (), 40), collapsed=lambda tokens: len(tokens) >= 8, collapse_every=4)
     (trajectory,) = engine.rollout(prompts[:1], 1, seed=0)[0]
     assert (trajectory.end, len(trajectory.tokens)) == ("repetition", 8)
     assert trajectory.answer == trajectory.tokens
@@ -126,7 +127,7 @@ def test_a_response_that_repeats_itself_ends(prompts) -> None:
 
 def test_training_mode_comes_back_and_nothing_asked_is_nothing_said(prompts) -> None:
     model = network().train()
-    engine = NativeEngine(model, STOP, max_new_tokens=2)
+    engine = NativeEngine(RolloutSpec(model, STOP, 2))
     assert engine.rollout([], 3, seed=0) == []
     engine.rollout(prompts[:1], 1, seed=0)
     assert model.training
@@ -134,8 +135,10 @@ def test_training_mode_comes_back_and_nothing_asked_is_nothing_said(prompts) -> 
 
 def test_impossible_numbers_and_broken_logits_are_refused(prompts) -> None:
     with pytest.raises(ValueError, match="slots=0: give at least 1"):
-        NativeEngine(network(), STOP, max_new_tokens=3, slots=0)
-    engine = NativeEngine(network(), STOP, max_new_tokens=3)
+        NativeEngine(RolloutSpec(network(), STOP, 3), slots=0)
+    with pytest.raises(ValueError, match="max_new_tokens=0: give at least 1"):
+        RolloutSpec(network(), STOP, 0)
+    engine = NativeEngine(RolloutSpec(network(), STOP, 3))
     with pytest.raises(ValueError, match="responses=0"):
         engine.rollout(prompts, 0, seed=0)
     with torch.no_grad():

@@ -22,7 +22,7 @@ class Judged:
 class Counting(RolloutEngine):
     """Answers with the number of the response; remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # it needs no model
         self.asked: list[str] = []
         self.seeds: list[int] = []
 
