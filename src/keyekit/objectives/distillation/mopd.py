@@ -13,7 +13,7 @@ from keyekit.objectives.distillation.base import DistillationObjective, OnPolicy
 from keyekit.objectives.distillation.topk import TopK
 from keyekit.objectives.sequences import Normalisation, effective_count, sequence_ids, sequence_sums
 
-__all__ = ["MOPD", "TopKMode"]
+__all__ = ["MOPD", "Credit", "TopKMode"]
 
 TopKMode = Literal["overlap", "student", "teacher_on_student"]
 """Which words Omega the advantage is taken over (2.0 sheet 8.3 names the modes; the first alone has a formula, in 10.7).
@@ -25,6 +25,15 @@ TopKMode = Literal["overlap", "student", "teacher_on_student"]
 With a teacher's hidden states at hand, the last two are the same.
 """
 
+Credit = Literal["sampled", "words"]
+"""Which words an advantage makes likelier (docs/decisions/0008).
+
+- ``sampled``: the word that was said, as 2.0 sheet 10.7 prints it. An advantage knows the state and not the word, so that over
+  what the student might have said the gradient adds up to nothing; what is left is noise, category factors and the penalty.
+- ``words``: each word of Omega by its own share of the expectation, ``pi'(v) * (gain(v) - A_t)``: the gradient of ``A_t``
+  through ``pi'`` with the bracket held constant.
+"""
+
 
 class MOPD(DistillationObjective):
     """``-mean over answers of (1 / |M|) sum_t A_t * log pi(y_t)``, with advantages from a teacher (2.0 sheet 10.7).
@@ -32,7 +41,8 @@ class MOPD(DistillationObjective):
     ``A_t = sum over v in Omega of pi'(v) * (log pi_T(v) - log pi(v))``, where ``pi'`` is the student renormalised on Omega and
     the logarithms are those of the whole vocabulary; 0 where Omega is empty. Then ``A_t * factor(category)``, less
     ``repetition_penalty`` from the token on at which the answer begins to repeat itself. Advantages are constants: only
-    ``log pi(y_t)`` has a gradient (2.0 sheet 10.7, inferred); no ratio is clipped.
+    ``log pi(y_t)`` has a gradient (2.0 sheet 10.7, inferred); no ratio is clipped. This formula teaches nothing on average;
+    ``credit="words"`` does (see :data:`Credit`).
 
     Which teacher an answer has is decided before: hand over the lists or hidden states of the right one, token by token.
 
@@ -43,6 +53,7 @@ class MOPD(DistillationObjective):
             :attr:`~keyekit.objectives.distillation.base.OnPolicy.categories` counts them (2.0 sheet 10.7: formatting down,
             perception and reasoning up; the factors are not published). All are 1 by default.
         repetition_penalty: Taken off the advantage from the collapse on (2.0 sheet 15: 0 until tuned).
+        credit: Which words an advantage makes likelier: ``sampled`` is the formula as printed, ``words`` is what learns.
         normalisation: ``sequence`` is the formula; ``token`` lets long answers weigh more.
         chunk_size: Positions whose logits exist at a time.
 
@@ -58,6 +69,7 @@ class MOPD(DistillationObjective):
         mode: TopKMode = "overlap",
         category_factors: dict[str, float] | None = None,
         repetition_penalty: float = 0.0,
+        credit: Credit = "sampled",
         normalisation: Literal["sequence", "token"] = "sequence",
         chunk_size: int | None = None,
     ) -> None:
@@ -66,6 +78,8 @@ class MOPD(DistillationObjective):
             raise ValueError(f"topk={topk} must be at least 1")
         if mode not in ("overlap", "student", "teacher_on_student"):
             raise ValueError(f"mode={mode!r}: choose overlap, student or teacher_on_student")
+        if credit not in ("sampled", "words"):
+            raise ValueError(f"credit={credit!r}: choose sampled or words")
         if normalisation not in ("sequence", "token"):
             raise ValueError(f"normalisation={normalisation!r}: choose sequence or token")
         if repetition_penalty < 0:
@@ -74,6 +88,7 @@ class MOPD(DistillationObjective):
         self.mode: TopKMode = mode
         self.category_factors = dict(category_factors or {})
         self.repetition_penalty = repetition_penalty
+        self.credit: Credit = credit
         self.normalisation: Normalisation = normalisation
         self.chunk_size = chunk_size
 
@@ -106,18 +121,26 @@ class MOPD(DistillationObjective):
         scores = logits.log_softmax(-1)
         chosen = scores.gather(-1, labels[:, None])[:, 0]
         with torch.no_grad():
-            student, known, inside, sound = self._words(scores, teacher)
+            ids, known, inside, sound = self._words(scores, teacher)
+            student = scores.gather(-1, ids)
             gains = torch.where(inside, known - student, 0)
             # The student on Omega; a row without any word has no distribution, and its gains are 0 all the same.
             shares = torch.where(inside, student, -torch.inf).softmax(-1).nan_to_num(0.0)
             factor, penalty, weights = prepared.to(scores.dtype).unbind(1)
-            advantages = (shares * gains).sum(-1) * factor - penalty
+            expected = (shares * gains).sum(-1)
+            advantages = expected * factor - penalty
             found = inside.to(scores.dtype).mean(-1)
             meters = torch.stack([advantages, found, (found == 0).to(scores.dtype), chosen], dim=1)
-        return -weights * torch.where(sound, advantages, 0) * chosen, meters, sound
+            # Derivatives of the expectation by log-probabilities, with the bracket held constant.
+            by_word = shares * (gains - expected[:, None])
+        if self.credit == "sampled":
+            return -weights * torch.where(sound, advantages, 0) * chosen, meters, sound
+        learnt = scores.gather(-1, ids)
+        value = expected + (by_word * (learnt - learnt.detach())).sum(-1)  # A_t, with the gradient that is wanted
+        return -weights * torch.where(sound, factor * value - penalty * chosen, 0), meters, sound
 
     def _words(self, scores: Tensor, teacher: TopK | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-probabilities of student and teacher ``[rows, words]``, the words that are in Omega, and the sound rows."""
+        """Ids of the words ``[rows, words]``, the teacher's log-probabilities, which are in Omega, and the sound rows."""
         if isinstance(teacher, Tensor):
             return self._words_of_logits(scores, teacher)
         if teacher.temperature != 1:
@@ -136,27 +159,27 @@ class MOPD(DistillationObjective):
         whole = teacher.log_softmax(-1)
         sound = whole.isfinite().all(-1)
         whole = torch.where(sound[:, None], whole, 0)
-        student, ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1)
+        ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1).indices
         inside = torch.ones_like(ids, dtype=torch.bool)
         if self.mode == "overlap":
             inside = _same(ids, whole.topk(ids.shape[-1], dim=-1).indices).any(-1)
-        return student, whole.gather(-1, ids), inside, sound
+        return ids, whole.gather(-1, ids), inside, sound
 
     def _words_of_list(self, scores: Tensor, teacher: TopK) -> tuple[Tensor, Tensor, Tensor]:
         if self.mode == "teacher_on_student":
             everything = torch.ones_like(teacher.indices, dtype=torch.bool)
-            return scores.gather(-1, teacher.indices), teacher.log_probs, everything
+            return teacher.indices, teacher.log_probs, everything
         if self.mode == "overlap":
             teacher = teacher.best(self.topk)
-        student, ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1)
+        ids = scores.topk(min(self.topk, scores.shape[-1]), dim=-1).indices
         same = _same(ids, teacher.indices)
         inside = same.any(-1)
         known = teacher.log_probs.gather(-1, same.to(torch.uint8).argmax(-1))
         if self.mode == "overlap":
-            return student, known, inside
+            return ids, known, inside
         unlisted = max(scores.shape[-1] - teacher.indices.shape[-1], 1)
         share = teacher.tail_log_probs() - math.log(unlisted)
-        return student, torch.where(inside, known, share[:, None]), torch.ones_like(inside)
+        return ids, torch.where(inside, known, share[:, None]), torch.ones_like(inside)
 
 
 def _same(ids: Tensor, others: Tensor) -> Tensor:

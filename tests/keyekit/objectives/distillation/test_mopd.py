@@ -120,6 +120,53 @@ def test_categories_and_the_collapse_change_advantages(student, teacher, labels,
     assert found.meters["advantage"].item() == pytest.approx(sum(advantages.values()) / 5)
 
 
+def by_words(student, own, other, sets, factors=None, penalties=None):
+    """Minus ``A_t`` with the gradient through the student renormalised on its set alone, the mean over answers."""
+    log_probs = (student.hidden @ student.weight.T).log_softmax(-1)
+    total = 0.0
+    for answer in ANSWERS:
+        for t in answer:
+            shares = log_probs[t, sets[t]].softmax(-1)
+            gains = torch.tensor([other[t][v] - own[t][v] for v in sets[t]], dtype=torch.float64)  # perhaps of no word
+            expectation = (factors or {}).get(t, 1.0) * (shares * gains).sum()
+            total = total - (expectation - (penalties or {}).get(t, 0.0) * log_probs[t, WORDS[t]]) / len(answer)
+    return total / 2
+
+
+@pytest.mark.parametrize("mode", ["overlap", "student", "teacher_on_student"])
+def test_credit_to_words_is_the_gradient_through_the_renormalised_student(
+    mode, student, teacher, labels, scores, same_gradients
+) -> None:
+    own, other = scores
+    sets = {t: [v for v in best(own[t], 4) if mode != "overlap" or v in best(other[t], 4)] for t in WORDS}
+    expected = by_words(student, own, other, sets, {2: 0.5, 3: 2.0}, {4: 0.7, 6: 0.7})
+    categories = torch.tensor([-1, -1, 0, 1, -1, -1, -1])
+    given = OnPolicy(segments=SEGMENTS, categories=categories, collapse=torch.tensor([-1, -1, 1]))
+    objective = MOPD(4, mode, {"formatting": 0.5, "perception": 2.0}, repetition_penalty=0.7, credit="words")
+    same_gradients(objective(student, teacher, labels, 5, given).loss, expected)
+
+
+def test_the_printed_formula_teaches_nothing_on_average_and_words_do(teacher) -> None:
+    """Every word that the student might say, weighted with its probability: what an endless sample adds up to."""
+    torch.manual_seed(0)
+    logits = torch.randn(11, dtype=torch.float64)
+    other = Head(hidden=teacher.hidden.detach()[:1], weight=teacher.weight.detach())
+    probabilities, gradients = logits.softmax(-1), {}
+    for credit in ("sampled", "words"):
+        total = torch.zeros(11, dtype=torch.float64)
+        for word, probability in enumerate(probabilities):
+            own = Head(hidden=logits[None].clone().requires_grad_(), weight=torch.eye(11, dtype=torch.float64))
+            loss = MOPD(11, credit=credit)(
+                own, other, torch.tensor([word]), 1, OnPolicy(segments=Segments.of([1]))
+            ).loss
+            total += probability * torch.autograd.grad(loss, own.hidden)[0][0]
+        gradients[credit] = total
+    exact = Head(hidden=logits[None].clone().requires_grad_(), weight=torch.eye(11, dtype=torch.float64))
+    divergence = ReverseKL()(exact, other, torch.tensor([0]), 1).loss
+    assert gradients["sampled"].abs().max() < 1e-12
+    torch.testing.assert_close(gradients["words"], torch.autograd.grad(divergence, exact.hidden)[0][0])
+
+
 def test_a_teacher_like_the_student_teaches_nothing(student, labels) -> None:
     output = MOPD(topk=4)(student, student, labels, 5, OnPolicy(segments=SEGMENTS))
     assert output.loss.item() == pytest.approx(0, abs=1e-12)
@@ -177,6 +224,7 @@ def test_what_does_not_fit_is_named(student, teacher, labels) -> None:
     for arguments, message in (
         ({"topk": 0}, "topk=0"),
         ({"mode": "union"}, "mode='union': choose overlap, student or teacher_on_student"),
+        ({"credit": "all"}, "credit='all': choose sampled or words"),
         ({"normalisation": "fixed"}, "normalisation='fixed': choose sequence or token"),
         ({"repetition_penalty": -1}, "repetition_penalty=-1"),
     ):
