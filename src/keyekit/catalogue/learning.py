@@ -168,6 +168,20 @@ PARTS: tuple[Part, ...] = (
         "",
         "continuous batching in the process that trains",
     ),
+    Part(
+        "environment",
+        "ImageTools",
+        "keyekit.rollout.environments:ImageTools",
+        VL8B,
+        "crop, rotate, contrast or code on pictures, in the sandbox",
+    ),
+    Part(
+        "environment",
+        "SecondLook",
+        "keyekit.rollout.environments:SecondLook",
+        VL8B,
+        "asks once to check the answer: a turn of self-correction",
+    ),
     Part("reward", "WeightedSum", "keyekit.rewards.compose:WeightedSum", "", "several rewards, each with its weight"),
     Part("reward", "Gate", "keyekit.rewards.compose:Gate", "", "one reward times another"),
     Part(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor
 from keyekit.batch import IGNORED_LABEL, SampleInfo
 from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
-from keyekit.data.frames_file import MediaShape
-from keyekit.data.sample import Sample
+from keyekit.data.frames_file import MediaShape, shape_of
+from keyekit.data.sample import Message, Sample
 from keyekit.data.template import ChatTemplate, MediaGrid
 from keyekit.nn.rope.positions import VisualSpan, multimodal_positions
 
-__all__ = ["EncodedSample", "SampleEncoder"]
+__all__ = ["EncodedReply", "EncodedSample", "SampleEncoder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,23 @@ class EncodedSample:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedReply:
+    """What a model reads between two turns of its own.
+
+    Args:
+        tokens: The tokens, up to where the model speaks again.
+        spans: Runs of placeholders, counted from the first token.
+        media: Sizes of its media.
+        pictures: ``[frames, height, width, 3]`` uint8 for each run in the shapes of ``media``.
+    """
+
+    tokens: tuple[int, ...]
+    spans: tuple[VisualSpan, ...]
+    media: tuple[MediaShape, ...]
+    pictures: tuple[np.ndarray, ...]
+
+
 _positions = lru_cache(maxsize=4096)(multimodal_positions)  # many samples are laid out alike; nobody writes into them
 
 
@@ -117,6 +135,28 @@ class SampleEncoder:
             sample=sample,
             keys=keys,
             media=media,
+        )
+
+    def encode_reply(self, message: Message, before: Sequence[str] = ()) -> EncodedReply:
+        """Encode the turn of a tool or of the user that follows what a model has just said; see :meth:`ChatTemplate.reply`.
+
+        Its media are read each time and are not kept in the cache.
+
+        Args:
+            message: The turn.
+            before: Kinds of the media earlier in the conversation.
+
+        Raises:
+            BadData: If a medium cannot be read, or the text holds a token of the template.
+        """
+        frames = [self.cache.reader.read(item) for item in message.content if item.kind != "text"]
+        media = tuple(map(shape_of, frames))
+        rendered = self.template.reply(message, [self._grid(shape) for shape in media], self.tokenizer, before)
+        return EncodedReply(
+            tokens=tuple(rendered.tokens),
+            spans=tuple(rendered.spans),
+            media=media,
+            pictures=tuple(run for medium in frames for run in medium.runs),
         )
 
     def pictures(self, encoded: EncodedSample) -> list[np.ndarray]:

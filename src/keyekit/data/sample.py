@@ -13,7 +13,7 @@ from keyekit.data.responses import Response, ResponseMode
 
 __all__ = ["ContentItem", "Message", "Sample", "parse_sample", "shown"]
 
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 _DOCUMENT = "document"
 _MEDIA = ("image", "video")
 _KINDS = ("text", *_MEDIA)
@@ -43,7 +43,8 @@ class Message:
     """One turn.
 
     Args:
-        role: ``system``, ``user`` or ``assistant``; or ``document``, which stands alone and is no turn, but text with media.
+        role: ``system``, ``user``, ``assistant``, or ``tool`` for what a tool shows after an assistant turn that called it; or
+            ``document``, which stands alone and is no turn, but text with media.
         content: Its pieces in order.
         thought: What the assistant thinks before it answers; ``None`` where that is not known.
         analysis: How the assistant judges whether it has to think; ``None`` where that is not known.

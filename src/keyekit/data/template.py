@@ -35,6 +35,9 @@ _STRUCTURE = re.compile(
 _END_OF_PART = "<|im_end|>"
 """The token that ordering formats call eos: the released tokenizer's eos string (Keye-VL 8B sheet 1.8 and 4.5)."""
 
+_ANSWERING = ("assistant", "tool")
+"""Who speaks while a question is answered: an answer may call tools, and begins at its first turn."""
+
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """The system turn of the released models, Qwen's one line (Keye-VL 8B sheet 2.4, Keye-VL-2.0 sheet 7.2)."""
 
@@ -201,10 +204,13 @@ class RenderedSample:
 class ChatTemplate:
     """ChatML with Keye's vision tokens (Keye-VL 8B sheet 2.4).
 
-    What the assistant says and the token that ends its turn are learnt, everything else is context. The last user text ends
-    with the switch of the response mode. The last assistant turn, if it holds a thought or an analysis beside its answer, is
-    written in the shape of the mode; earlier ones as their answers alone. A document has no turns: its text stands as it is, is
-    learnt unless it says otherwise, and ``<|endoftext|>`` closes it.
+    What the assistant says and the token that ends its turn are learnt, everything else is context, what tools show included.
+    That stands in a user turn between ``<tool_response>`` marks, as in the Qwen3 template that Keye-VL's tokenizers carry (8B
+    sheet 2.4); the form of Keye's own tool turns is not published.
+
+    The last user text ends with the switch of the response mode. The last assistant turn, if it holds a thought or an analysis
+    beside its answer, is written in the shape of the mode; earlier ones as their answers alone. A document has no turns: its
+    text stands as it is, is learnt unless it says otherwise, and ``<|endoftext|>`` closes it.
 
     Args:
         video_layout: How frames and times appear; timestamps before each frame by default.
@@ -245,7 +251,7 @@ class ChatTemplate:
             BadData: If there is nothing to answer or nothing to learn, a text holds a token of the template itself, or the mode
                 asks for what the sample does not hold.
         """
-        messages = self._messages(sample, with_answer)
+        messages = self.turns(sample, with_answer)
         document = messages[0].role == "document"
         if self._encoder is None or self._encoder.tokenizer is not tokenizer:
             self._encoder = _Encoder(tokenizer)
@@ -254,31 +260,69 @@ class ChatTemplate:
             writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
         media = _Media(list(grids))
         for message in messages:
-            writer.text("" if document else f"<|im_start|>{message.role}\n")
             forged = _STRUCTURE.search(message.text)
             if forged:
                 raise BadData(
                     "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
                 )
-            self._write_content(writer, message, media)
             if document:
+                self._write_content(writer, message, media)
                 writer.text("<|endoftext|>", learnt=True)
-                continue
-            writer.text("<|im_end|>", learnt=message.role == "assistant")
-            writer.text("\n")
+            else:
+                self._write_turn(writer, message, media)
         if not with_answer:
             writer.text("<|im_start|>assistant\n")
         return writer.finish()
 
-    def _messages(self, sample: Sample, with_answer: bool) -> list[Message]:
-        """The turns that are written, in the form of the response mode."""
+    def reply(
+        self, message: Message, grids: Sequence[MediaGrid], tokenizer: Any, before: Sequence[str] = ()
+    ) -> RenderedSample:
+        """What a model reads between two turns of its own, from behind its end token to where it speaks again.
+
+        Together with the turns it is, token by token, what :meth:`render` makes of the whole conversation.
+
+        Args:
+            message: The turn of a tool or of the user.
+            grids: Size of each of its media, in order.
+            tokenizer: A transformers tokenizer.
+            before: Kinds of the media that came earlier in the conversation, for their numbers.
+
+        Raises:
+            BadData: If its text holds a token of the template itself.
+        """
+        forged = _STRUCTURE.search(message.text)
+        if forged:
+            raise BadData("forged_token", f"{forged[0]} in the text of a reply would read as a real one")
+        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
+            self._encoder = _Encoder(tokenizer)
+        writer = _Writer(self._encoder)
+        writer.text("\n")
+        self._write_turn(writer, message, _Media(list(grids), before))
+        writer.text("<|im_start|>assistant\n")
+        return writer.finish()
+
+    def _write_turn(self, writer: _Writer, message: Message, media: _Media) -> None:
+        tool = message.role == "tool"
+        writer.text(f"<|im_start|>{'user' if tool else message.role}\n" + ("<tool_response>" if tool else ""))
+        self._write_content(writer, message, media)
+        if tool:
+            writer.text("</tool_response>")
+        writer.text("<|im_end|>", learnt=message.role == "assistant")
+        writer.text("\n")
+
+    def turns(self, sample: Sample, with_answer: bool) -> list[Message]:
+        """The turns that are written, in the form of the response mode, without a system turn of the template's.
+
+        Raises:
+            BadData: If there is nothing to answer, or the mode asks for what the sample does not hold.
+        """
         messages = list(sample.messages)
         if messages[0].role == "document":
             if not with_answer:
                 raise BadData("no_answer", f"{sample.id}: a document asks nothing, so there is nothing to answer")
             return messages
         if not with_answer:
-            while messages and messages[-1].role == "assistant":
+            while messages and messages[-1].role in _ANSWERING:
                 messages.pop()
         elif messages[-1].role != "assistant":
             raise BadData(
@@ -322,9 +366,9 @@ class ChatTemplate:
 class _Media:
     """Sizes of the media that are still to come, and how many of each kind came."""
 
-    def __init__(self, grids: list[MediaGrid]) -> None:
+    def __init__(self, grids: list[MediaGrid], before: Sequence[str] = ()) -> None:
         self._grids = iter(grids)
-        self._numbers: Counter[str] = Counter()
+        self._numbers: Counter[str] = Counter(before)
 
     def following(self, kind: str) -> tuple[MediaGrid, int]:
         self._numbers[kind] += 1

@@ -6,10 +6,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from keyekit.data.sample import ContentItem, Message, Sample
 
-__all__ = ["AnswerReward", "Example", "Reward", "RewardOutcome", "example_sample", "expected_answer"]
+__all__ = ["AnswerReward", "Example", "Judgement", "Reward", "RewardOutcome", "example_sample", "expected_answer"]
+
+
+class Judgement(Protocol):
+    """What a round of rollouts needs to know about an answer; :class:`RewardOutcome` says more."""
+
+    @property
+    def value(self) -> float:
+        """The reward; NaN if there is none."""
+        ...
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The reward by parts, for the log."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

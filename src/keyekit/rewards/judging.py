@@ -53,27 +53,29 @@ class JudgeUnavailable(RuntimeError):
 
 
 class LostSamples:
-    """Counts answers that a judge said nothing about, and stops the run when they are too many.
+    """Counts what a server was asked for and did not give, and stops the run when that is too much.
 
     Args:
-        most: Largest share of lost answers among the last ones.
+        most: Largest share of losses among the last requests.
         window: How many the last ones are.
         patience: Nothing is decided before so many.
+        what: What is asked for, for the error.
 
     Raises:
         ValueError: If the share is not between 0 and 1, or the patience is larger than the window.
     """
 
-    def __init__(self, most: float = 0.2, window: int = 256, patience: int = 32) -> None:
+    def __init__(self, most: float = 0.2, window: int = 256, patience: int = 32, what: str = "a score") -> None:
         if not 0 <= most <= 1 or not 0 < patience <= window:
             raise ValueError(f"need 0 <= most <= 1 and 0 < patience <= window, got {most}, {patience} and {window}")
         self.most = most
         self.patience = patience
+        self.what = what
         self.total = 0
         self._last: deque[bool] = deque(maxlen=window)
 
     def count(self, lost: bool) -> None:
-        """Note one answer.
+        """Note one request.
 
         Raises:
             JudgeUnavailable: If too large a share of the last ones is lost.
@@ -83,8 +85,8 @@ class LostSamples:
         share = sum(self._last) / len(self._last)
         if len(self._last) >= self.patience and share > self.most:
             raise JudgeUnavailable(
-                f"the judge gave no score for {share:.0%} of the last {len(self._last)} answers, more than {self.most:.0%}: "
-                "look at its server, or allow a larger max_lost_share"
+                f"the server gave {self.what} too seldom: nothing for {share:.0%} of the last {len(self._last)} requests, more "
+                f"than {self.most:.0%}; look at the server, or allow a larger max_lost_share"
             )
 
 

@@ -90,7 +90,7 @@ def pack_responses(responses: Sequence[ScoredResponse], patch_size: int, replay:
         The pack; its :attr:`Experience.step_count` is still to be set.
     """
     trajectories = [response.trajectory for response in responses]
-    pictures = [trajectory.prompt.pictures for trajectory in trajectories]
+    pictures = [trajectory.pictures for trajectory in trajectories]
     samples = [trajectory.encoded() for trajectory in trajectories]
     batch = collate(samples, pictures, None if samples else _EMPTY_PACK, patch_size)
     targets = batch.labels != IGNORED_LABEL

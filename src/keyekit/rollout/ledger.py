@@ -36,6 +36,23 @@ class Ledger:
         known = [t for layer in self.layers for t in (layer.experts, layer.keys) if t is not None]
         return known[0].shape[0] if known else 0
 
+    def followed_by(self, other: Ledger) -> Ledger:
+        """These choices, then those of another ledger of the same sequence for the tokens behind them.
+
+        A response of several turns is read anew before each: what was chosen when a token was drawn counts, not what was
+        chosen when it was read again.
+        """
+        known = len(self)
+        return Ledger(
+            layers=tuple(
+                LayerSelection(
+                    experts=None if old.experts is None else _continued(old.experts, new.experts, known),
+                    keys=None if old.keys is None else _continued(old.keys, new.keys, known),
+                )
+                for old, new in zip(self.layers, other.layers, strict=True)
+            )
+        )
+
     def stored(self) -> list[tuple[Tensor | None, Tensor | None]]:
         """Experts and keys of each layer, for a checkpoint."""
         return [(layer.experts, layer.keys) for layer in self.layers]
@@ -141,6 +158,11 @@ def _packed_keys(
     padding = torch.full((total - keys.shape[0], keys.shape[1]), -1, dtype=keys.dtype)
     padding[:, 0] = torch.arange(keys.shape[0], total)
     return torch.cat([keys, padding]).to(device)
+
+
+def _continued(old: Tensor, new: Tensor | None, known: int) -> Tensor:
+    assert new is not None, "both ledgers are of one network"
+    return _stacked([old, new[known:]])
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from keyekit.data.dataset import ConversationDataset
 from keyekit.data.loader import StatefulLoader, rank_and_world
 from keyekit.objectives.sequences import Normalisation
+from keyekit.rewards.context_rl import asked_again
 from keyekit.rollout.experience import Experience, ScoredResponse, counted, pack_responses
-from keyekit.rollout.ledger import Ledger
 from keyekit.rollout.rounds import Rounds, divide
-from keyekit.rollout.trajectory import Prompt, Trajectory
+from keyekit.rollout.stored import restored, stored
+from keyekit.rollout.trajectory import Prompt
 
 __all__ = ["RolloutLoader"]
 
@@ -96,7 +97,7 @@ class RolloutLoader(StatefulLoader):
             "drawn": self._drawn,
             "made": self._made,
             "meters": self._meters,
-            "plan": self._plan and [[[_stored(r) for r in pack] for pack in step] for step in self._plan],
+            "plan": self._plan and [[[stored(r) for r in pack] for pack in step] for step in self._plan],
         }
         everyone: list[Any] = [own]
         if dist.is_available() and dist.is_initialized():
@@ -142,29 +143,9 @@ class RolloutLoader(StatefulLoader):
             )
         return counted(packs, self.normalisation)
 
-    def _restored(self, stored: dict[str, Any]) -> ScoredResponse:
-        trajectory = Trajectory(
-            prompt=self._prompt(self._places[stored["prompt"]]),
-            tokens=tuple(stored["tokens"]),
-            log_probabilities=tuple(stored["log_probabilities"]),
-            sampling_log_probabilities=tuple(stored["sampling_log_probabilities"]),
-            end=stored["end"],
-            ledger=Ledger.restored(stored["ledger"]),
-        )
-        return ScoredResponse(trajectory, stored["reward"], stored["advantage"], stored["parts"])
-
-
-def _stored(response: ScoredResponse) -> dict[str, Any]:
-    """A response as plain numbers, texts and tensors; its prompt is known by name."""
-    trajectory = response.trajectory
-    return {
-        "prompt": trajectory.prompt.name,
-        "tokens": list(trajectory.tokens),
-        "log_probabilities": list(trajectory.log_probabilities),
-        "sampling_log_probabilities": list(trajectory.sampling_log_probabilities),
-        "end": trajectory.end,
-        "ledger": None if trajectory.ledger is None else trajectory.ledger.stored(),
-        "reward": response.reward,
-        "advantage": response.advantage,
-        "parts": response.parts,
-    }
+    def _restored(self, response: dict[str, Any]) -> ScoredResponse:
+        again = response["again"]
+        prompt = self._prompt(self._places[response["prompt"]])
+        if again is not None:
+            prompt = Prompt.of(asked_again(prompt.encoded.sample, **again), self.prompts.encoder)
+        return restored(response, prompt)

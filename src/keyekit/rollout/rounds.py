@@ -5,32 +5,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 
 from keyekit.data.sample import Sample
 from keyekit.objectives.policy.advantages import Advantages
 from keyekit.objectives.policy.groups import informative_groups, prompts_to_sample
+from keyekit.rewards.base import Judgement
 from keyekit.rollout.engine import RolloutEngine
 from keyekit.rollout.experience import ScoredResponse
+from keyekit.rollout.meters import Tally, round_meters
+from keyekit.rollout.second_attempts import SecondAttempts, judged_sample
 from keyekit.rollout.trajectory import Prompt, Trajectory
 
-__all__ = ["Judgement", "Round", "Rounds", "divide"]
-
-
-class Judgement(Protocol):
-    """What a reward says about one response."""
-
-    @property
-    def value(self) -> float:
-        """The reward."""
-        ...
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """The reward by parts, for the log."""
-        ...
+__all__ = ["Round", "Rounds", "divide"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +49,8 @@ class Rounds:
         oversampling: Up to so many times the prompts are asked until enough groups are left: those without variance teach
             nothing (2.0 sheet 10.1). 1 asks for no more.
         keep_flat: Whether groups without variance are kept, as plain GRPO does: they have no gradient but count in means.
+        second: Asks again where every answer to a prompt is wrong (2.0 sheet 10.3); ``None`` does not. The new answers are a
+            group of their own.
     """
 
     engine: RolloutEngine
@@ -70,6 +61,7 @@ class Rounds:
     responses: int
     oversampling: float = 1.0
     keep_flat: bool = False
+    second: SecondAttempts | None = None
 
     def make(self, draw: Iterator[Prompt], seed: int) -> Round:
         """One round.
@@ -80,44 +72,78 @@ class Rounds:
         """
         groups: list[list[ScoredResponse]] = []
         everything: list[ScoredResponse] = []
-        tally = {"groups": 0.0, "flat_groups": 0.0, "broken_rewards": 0.0}
+        tally = Tally()
         limit = max(int(self.prompts * self.oversampling), self.prompts)
         wanted = self.prompts
-        while wanted and tally["groups"] < limit:
+        while wanted and tally.asked < limit:
             asked = [prompt for _, prompt in zip(range(wanted), draw, strict=False)]
             if not asked:
                 break
-            found = self._answered(asked, seed + int(tally["groups"]))
+            found = self._answered(asked, self.responses, seed + tally.asked)
+            tally.asked += len(asked)
+            tally.lost += len(asked) * self.responses - sum(map(len, found))
+            found += self._again(found, seed + tally.asked, tally)
+            found = [group for group in found if group]  # an engine may have lost all of one
+            if not found:
+                continue
             rewards, names = _rewards(found)
             choice = informative_groups(rewards, names)
-            tally["groups"] += choice.num_groups
-            tally["flat_groups"] += choice.num_flat
-            tally["broken_rewards"] += choice.num_broken
+            tally.add(choice)
             compared = self._compared(found, rewards, names)
             everything += [response for group in compared for response in group]
             kept = choice.kept if not self.keep_flat else rewards.isfinite()
             groups += [group for group in _kept(compared, kept) if group]
             missing = max(self.prompts - len(groups), 0)
-            share = 1 - (tally["flat_groups"] / max(tally["groups"], 1.0))
-            left = limit - int(tally["groups"])
-            wanted = min(prompts_to_sample(missing, share, limit), left) if self.oversampling > 1 and left > 0 else 0
-        return Round(groups=groups[: self.prompts], meters=_meters(everything, tally))
+            left = limit - tally.asked
+            wanted = (
+                min(prompts_to_sample(missing, tally.share, limit), left) if self.oversampling > 1 and left > 0 else 0
+            )
+        return Round(groups=groups[: self.prompts], meters=round_meters(everything, tally))
 
-    def _answered(self, prompts: list[Prompt], seed: int) -> list[list[tuple[Trajectory, Judgement]]]:
-        answered = self.engine.rollout(prompts, self.responses, seed)
+    def _answered(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[_Judged]]:
+        answered = self.engine.rollout(prompts, responses, seed)
         flat = [trajectory for group in answered for trajectory in group]
+        if not flat:
+            return [[] for _ in prompts]
         texts = [self.decode(list(trajectory.answer)) for trajectory in flat]
-        judged = iter(self.judge([trajectory.prompt.encoded.sample for trajectory in flat], texts))
-        return [[(trajectory, next(judged)) for trajectory in group] for group in answered]
+        samples = [judged_sample(trajectory, self.decode) for trajectory in flat]
+        judged = iter(zip(samples, texts, self.judge(samples, texts), strict=True))
+        return [[_Judged(trajectory, *next(judged)) for trajectory in group] for group in answered]
+
+    def _again(self, found: list[list[_Judged]], seed: int, tally: Tally) -> list[list[_Judged]]:
+        """A group of second attempts for each group that is all wrong, as far as there are reports."""
+        if self.second is None:
+            return []
+        answered = [[(one.sample, one.text, one.judgement) for one in group] for group in found]
+        asked = self.second.prompts(answered)
+        flat = [prompt for group in asked for prompt in group]
+        if not flat:
+            return []
+        answers = iter(self._answered(flat, 1, seed))
+        again = [[one for _ in group for one in next(answers)] for group in asked]
+        tally.attempt([one.judgement.value for group in again for one in group])
+        return again
 
     def _compared(
-        self, found: list[list[tuple[Trajectory, Judgement]]], rewards: torch.Tensor, names: torch.Tensor
+        self, found: list[list[_Judged]], rewards: torch.Tensor, names: torch.Tensor
     ) -> list[list[ScoredResponse]]:
         advantages = iter(self.compare(rewards, names).values.tolist())
         return [
-            [ScoredResponse(t, float(judged.value), next(advantages), dict(judged.parts)) for t, judged in group]
+            [
+                ScoredResponse(one.trajectory, float(one.judgement.value), next(advantages), dict(one.judgement.parts))
+                for one in group
+            ]
             for group in found
         ]
+
+
+class _Judged(NamedTuple):
+    """A response with the sample and the text that were judged."""
+
+    trajectory: Trajectory
+    sample: Sample
+    text: str
+    judgement: Judgement
 
 
 def divide(groups: Sequence[list[ScoredResponse]], steps: int, packs: int) -> list[list[list[ScoredResponse]]]:
@@ -145,32 +171,15 @@ def divide(groups: Sequence[list[ScoredResponse]], steps: int, packs: int) -> li
 
 
 def _length(response: ScoredResponse) -> int:
-    return len(response.trajectory.prompt) + len(response.trajectory.tokens) - 1
+    return len(response.trajectory)
 
 
-def _rewards(found: list[list[tuple[Trajectory, Judgement]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    rewards = torch.tensor([float(judged.value) for group in found for _, judged in group])
-    return rewards, torch.tensor([number for number, group in enumerate(found) for _ in group])
+def _rewards(found: list[list[_Judged]]) -> tuple[torch.Tensor, torch.Tensor]:
+    rewards = torch.tensor([float(one.judgement.value) for group in found for one in group])
+    names = torch.tensor([number for number, group in enumerate(found) for _ in group], dtype=torch.int64)
+    return rewards, names
 
 
 def _kept(groups: list[list[ScoredResponse]], kept: torch.Tensor) -> list[list[ScoredResponse]]:
     flags = iter(kept.tolist())
     return [[response for response in group if next(flags)] for group in groups]
-
-
-def _meters(responses: list[ScoredResponse], tally: dict[str, float]) -> dict[str, float]:
-    """Means over all responses of the round, those that teach nothing included."""
-    count = max(len(responses), 1)
-    sound = [response for response in responses if response.reward == response.reward]
-    meters = {
-        "reward": sum(response.reward for response in sound) / max(len(sound), 1),
-        "response_tokens": sum(len(response.trajectory.tokens) for response in responses) / count,
-        "cut_off": sum(response.trajectory.end == "length" for response in responses) / count,
-        "repetitive": sum(response.trajectory.end == "repetition" for response in responses) / count,
-        "flat_groups": tally["flat_groups"] / max(tally["groups"], 1.0),
-        "broken_rewards": tally["broken_rewards"] / count,
-    }
-    for name in sorted({name for response in responses for name in response.parts}):
-        known = [response.parts[name] for response in responses if name in response.parts]
-        meters[f"reward_of/{name}"] = sum(known) / len(known)
-    return meters

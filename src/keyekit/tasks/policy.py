@@ -21,11 +21,15 @@ from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.optimizers import Optimizer
 from keyekit.optim.schedules import Schedule
 from keyekit.rewards.base import Reward
+from keyekit.rewards.context_rl import MistakeReports
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
+from keyekit.rollout.environments import Environment
 from keyekit.rollout.experience import Experience
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.rounds import Rounds
+from keyekit.rollout.second_attempts import SecondAttempts
+from keyekit.rollout.turns import TurnEngine
 from keyekit.tasks.language_modeling import LanguageModeling
 
 __all__ = ["PolicyOptimization"]
@@ -49,6 +53,9 @@ class PolicyOptimization(LanguageModeling):
         keep_flat: Whether groups with equal rewards count in means.
         temperature: Of the rollouts and of the log-probabilities that are trained.
         engine: What draws responses; the native engine, in the process that trains, by default.
+        environment: What replies between turns of a response, such as image tools; by default a response is one turn.
+        turns: Most turns of a response.
+        reports: Where every answer to a prompt is wrong, has mistakes reported and the prompt answered again (2.0 sheet 10.3).
         pack_tokens: Most tokens of a pack of responses.
         replay: Whether choices of routers and indexers are recorded in rollouts and replayed in training.
         seed: Seed of prompts and responses.
@@ -80,6 +87,9 @@ class PolicyOptimization(LanguageModeling):
         keep_flat: bool = False,
         temperature: float = 1.0,
         engine: Callable[[RolloutSpec], RolloutEngine] = NativeEngine,
+        environment: Environment | None = None,
+        turns: int = 5,
+        reports: MistakeReports | None = None,
         pack_tokens: int = 8192,
         replay: bool = False,
         seed: int = 0,
@@ -116,6 +126,9 @@ class PolicyOptimization(LanguageModeling):
         self.keep_flat = keep_flat
         self.temperature = temperature
         self.engine = engine
+        self.environment = environment
+        self.turns = turns
+        self.reports = reports
         self.pack_tokens = pack_tokens
         self.replay = replay
         self.seed = seed
@@ -143,8 +156,12 @@ class PolicyOptimization(LanguageModeling):
         stop = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
         sampler = Sampler(temperature=self.temperature)
         spec = RolloutSpec(self.network, stop, self.max_new_tokens, sampler, self.replay, prompts.encoder)
+        engine = self.engine(spec)
+        longest = max(self.pack_tokens - self.max_new_tokens, 1)  # with a turn behind it, a sequence still fits a pack
+        if self.environment is not None:
+            engine = TurnEngine(spec, engine, self.environment, self.turns, longest)
         rounds = Rounds(
-            engine=self.engine(spec),
+            engine=engine,
             judge=self.reward.score,
             compare=self.policy.advantages,
             decode=tokenizer.decode,
@@ -152,6 +169,7 @@ class PolicyOptimization(LanguageModeling):
             responses=self.responses,
             oversampling=self.oversampling,
             keep_flat=self.keep_flat,
+            second=self.reports and SecondAttempts(reports=self.reports, encoder=prompts.encoder, longest=longest),
         )
         return RolloutLoader(
             prompts,

@@ -83,7 +83,7 @@ def test_an_unreadable_reply_is_asked_for_again_then_dropped():
 def test_too_many_lost_answers_stop_the_run():
     reward = Judged(Scripted(lambda prompt: None if "lost" in prompt else "Score: 1"), max_lost_share=0.25)
     reward.score([SAMPLE] * 40, ["fine"] * 30 + ["lost"] * 10)
-    with pytest.raises(JudgeUnavailable, match=r"27% of the last 41 answers, more than 25%"):
+    with pytest.raises(JudgeUnavailable, match=r"27% of the last 41 requests, more than 25%"):
         reward.score([SAMPLE], ["lost"])
 
 
