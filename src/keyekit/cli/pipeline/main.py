@@ -114,6 +114,8 @@ def _print_plan(plan: RunPlan) -> None:
         print(f"{work.name}: {work.state}{threads}")
         for step in work.left if work.state != "as it was" else ():
             print(f"  {step}")
+    for name, given in plan.absent:
+        print(f"{name} cannot begin yet: there is no folder {given}; put the weights there, or name another")
 
 
 def _facts(pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class RunPlan:
         works: The stages that it is about, in order.
         jobs: Most of them at a time.
         renewed: Stages whose former folder is put aside.
+        absent: Stages and the folders of weights from elsewhere that they start from, of those folders that are not here.
     """
 
     folder: Path
@@ -40,9 +41,17 @@ class RunPlan:
     works: dict[str, Work]
     jobs: int
     renewed: list[str] = field(default_factory=list)
+    absent: list[tuple[str, Path]] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """Put aside what is to be made again, and note what is kept."""
+        """Put aside what is to be made again, and note what is kept.
+
+        Raises:
+            CommandError: If a stage starts from a folder that is not here.
+        """
+        if self.absent:
+            told = "; ".join(f"{name} starts from {given}" for name, given in self.absent)
+            raise CommandError(f"{told}, which is no folder here: put the weights there, or name another folder")
         for name in self.renewed:
             if self.works[name].folder.exists():
                 print(f"{name}: the former one is in {set_aside(self.works[name].folder)}", flush=True)
@@ -90,8 +99,7 @@ def plan_run(
         keep: Stages to take as they are, though their description changed.
 
     Raises:
-        CommandError: If a stage does not exist, has changed since it was begun, needs one that is neither done nor chosen, or
-            starts from a folder that is not there.
+        CommandError: If a stage does not exist, has changed since it was begun, or needs one that is neither done nor chosen.
     """
     stages = pipeline.stages
     for option, names in (("--redo", redo), ("--keep", keep)):
@@ -105,7 +113,7 @@ def plan_run(
     jobs = jobs or default_jobs()
     works: dict[str, Work] = {}
     problems: list[str] = []
-    missing: list[str] = []
+    absent: list[tuple[str, Path]] = []
     for name in chosen:
         stage, folder = stages[name], pipeline.folder_of(name, root)
         parents = {need: _identity(need, name, pipeline, root, works) for need in stage.needs}
@@ -118,12 +126,9 @@ def plan_run(
             problems.append(f"{name}: {change}")
         elif former is None and name not in again and folder.exists() and any(folder.iterdir()):
             problems.append(f"{name}: {folder} was not made by this pipeline")
-        missing += [f"{name} starts from {given}" for given in stage.given_folders if not given.is_dir()]
         works[name] = _work(stage, folder, record, steps_of(stage, pipeline, root))
-    if missing:
-        raise CommandError(
-            f"{'; '.join(missing)}, which is no folder here: put the weights there, or name another folder"
-        )
+        if works[name].state != "as it was":
+            absent += [(name, given) for given in stage.given_folders if not given.is_dir()]
     if problems:
         told = "; ".join(problems)
         raise CommandError(
@@ -133,7 +138,7 @@ def plan_run(
     for name, work in works.items():
         work.threads = _threads(stages[name], min(jobs, beside(stages, name)))
     renewed = [name for name in chosen if name in again]
-    return RunPlan(folder=root / pipeline.name, root=root, works=works, jobs=jobs, renewed=renewed)
+    return RunPlan(folder=root / pipeline.name, root=root, works=works, jobs=jobs, renewed=renewed, absent=absent)
 
 
 def default_jobs() -> int:

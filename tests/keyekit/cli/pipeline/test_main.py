@@ -100,6 +100,19 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(command):
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_names_the_weights_that_are_not_here_and_refuses_nothing(command):
+    pipe = Path("pipe.yaml")
+    pipe.write_text(pipe.read_text().replace("a: {recipe", "a: {from: weights/whole, recipe"))
+    status, out, _ = command("--dry-run")
+    assert status == 0
+    assert "a cannot begin yet: there is no folder weights/whole" in out
+    assert "b: waiting" in out
+    status, _, err = command()
+    assert status == 2
+    assert "a starts from weights/whole, which is no folder here" in err
+    assert not Path("runs/demo/a").exists()
+
+
 def test_a_part_of_it(command):
     assert command("--until", "a")[0] == 0
     assert not Path("runs/demo/b").exists()

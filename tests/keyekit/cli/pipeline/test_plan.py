@@ -42,12 +42,16 @@ def test_a_stage_whose_export_is_gone_is_run_again(folder):
     assert states(folder)["a"] == "waiting"
 
 
-def test_a_folder_of_weights_has_to_be_there(folder):
+def test_a_folder_of_weights_has_to_be_there_before_anything_runs(folder):
     stages = "b: {from: weights/whole, recipe: two.yaml}"
+    plan = plan_run(folder.pipeline(stages), root=ROOT)
+    assert plan.absent == [("b", Path("weights/whole"))]
     with pytest.raises(CommandError, match="b starts from weights/whole, which is no folder here"):
-        states(folder, stages)
+        plan.prepare()
     (folder.path / "weights/whole").mkdir(parents=True)
-    assert states(folder, stages) == {"b": "waiting"}
+    plan = plan_run(folder.pipeline(stages), root=ROOT)
+    assert plan.absent == []
+    plan.prepare()
 
 
 def test_a_need_that_is_neither_chosen_nor_done_is_named(folder):
