@@ -16,7 +16,7 @@ import lightning
 from keyekit.cli.command_line import CommandLine
 from keyekit.registry import FAMILIES, closest, constructor_parameters, parts
 
-__all__ = ["diagnose", "locate"]
+__all__ = ["diagnose", "locate", "refusal"]
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -27,6 +27,29 @@ _TYPE = re.compile(r"Expected an? (?!path\b|dot import)(.+?)\. Got value: (.*)")
 _FILE = re.compile(r"Expected a path but (\S+\.(?:yaml|yml)) either not accessible or invalid")
 _REQUIRED = re.compile(r"the following arguments are required: (.+)|Key \"([^\"]+)\" is required")
 _WRAPPERS = ("class_path", "init_args", "dict_kwargs")
+
+
+_UNION = "Does not validate against any of the Union subtypes"
+
+
+def refusal(error: ValueError) -> str | None:
+    """Why a part of keyekit refuses its arguments; ``None`` if it is not one of keyekit's that refuses.
+
+    Where a part is one of several that may stand somewhere, the parser buries its words under those of the others.
+
+    Args:
+        error: Caught while parts were built.
+    """
+    text = str(error)
+    if text.startswith(_UNION):
+        lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.lstrip().startswith("- ")]
+        own = [line for line in lines if not line.startswith(("Expected a", _UNION))]
+        return own[0] if own else None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return text if raised_in.partition(".")[0] == "keyekit" else None
 
 
 def diagnose(message: str, command_line: CommandLine | None) -> str:

@@ -29,11 +29,12 @@ from keyekit.callbacks.alarms.base import TrainingFault
 from keyekit.callbacks.export import Export
 from keyekit.callbacks.signals import StopOnSignal
 from keyekit.cli.command_line import CommandLine, parts_in
-from keyekit.cli.diagnosis import diagnose, locate
+from keyekit.cli.diagnosis import diagnose, locate, refusal
 from keyekit.cli.errors import CommandError
 from keyekit.cli.recipe_changes import recipe_changes
 from keyekit.cli.run_folder import EarlierRun, RunOptions, create_run_folder, find_earlier_run
 from keyekit.distributed.checkpoint_file import WholeCheckpointIO
+from keyekit.distributed.part_plan import RankError
 from keyekit.models.weights import CheckpointError
 from keyekit.registry import load_target
 
@@ -135,7 +136,13 @@ class KeyeCLI(LightningCLI):
         if self.earlier is not None and self.earlier.state == "finished":
             self.run_folder = self.earlier.folder
             return
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            reason = refusal(error)
+            if reason is None:
+                raise
+            raise CommandError(reason) from error
         if self.earlier is not None and self.earlier.checkpoint is not None:
             self.config_init[self._wanted]["ckpt_path"] = str(self.earlier.checkpoint)
 
@@ -279,7 +286,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> KeyeCLI:
         return KeyeCLI(subcommand, command_line)
     except SIGTERMException as error:
         raise SystemExit(error.code or 128 + signal.SIGTERM) from error
-    except (CheckpointError, TrainingFault) as error:
+    except (CheckpointError, RankError, TrainingFault) as error:
         raise CommandError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
     except FileNotFoundError as error:
         place = locate(command_line, error.filename)

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from keyekit.distributed.collectives import exchange_rows
+from keyekit.distributed.part_plan import RankError
 from keyekit.nn.moe.base import Routing
 from keyekit.nn.moe.experts import Experts
 from keyekit.nn.moe.visits import Visits, sort_visits
@@ -78,16 +79,16 @@ def install_expert_parallel(network: nn.Module, mesh: DeviceMesh) -> None:
         mesh: One dimension.
 
     Raises:
-        ValueError: If there is no mixture, the mesh has more dimensions, or the ranks do not divide the experts.
+        RankError: If there is no mixture, the mesh has more dimensions, or the ranks do not divide the experts.
     """
     if mesh.ndim != 1:
-        raise ValueError(f"experts are divided over a mesh of one dimension, this one has {mesh.ndim}")
+        raise RankError(f"experts are divided over a mesh of one dimension, this one has {mesh.ndim}")
     layers = {name: module for name, module in network.named_modules() if isinstance(module, Experts)}
     if not layers:
-        raise ValueError("the network has no mixture of experts to divide: leave out expert parallelism")
+        raise RankError("the network has no mixture of experts to divide: leave out expert parallelism")
     for name, experts in layers.items():
         if experts.num_experts % mesh.size():
-            raise ValueError(
+            raise RankError(
                 f"{name} has {experts.num_experts} experts, which {mesh.size()} ranks do not divide: "
                 f"choose a degree of expert parallelism that divides {experts.num_experts}"
             )

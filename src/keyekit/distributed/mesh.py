@@ -6,7 +6,7 @@ from functools import cached_property
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from keyekit.distributed.part_plan import PartPlan
+from keyekit.distributed.part_plan import PartPlan, RankError
 
 __all__ = ["RankGrid"]
 
@@ -25,7 +25,7 @@ class RankGrid:
         expert_parallel: Ranks that share a copy of the experts.
 
     Raises:
-        ValueError: If a degree does not divide the ranks.
+        RankError: If a degree does not divide the ranks.
 
     Example:
         >>> RankGrid(8, sequence_parallel=2).data_rank(5), RankGrid(8, sequence_parallel=2).data_ranks
@@ -78,7 +78,7 @@ class RankGrid:
         """See that a part's plan fits the number of ranks.
 
         Raises:
-            ValueError: If the group of ranks that share its parameters does not divide them.
+            RankError: If the group of ranks that share its parameters does not divide them.
         """
         if plan.shard_group is not None:
             _check_divides(f"{part}.shard_group", plan.shard_group, self.world_size)
@@ -101,7 +101,7 @@ class RankGrid:
 def _check_divides(name: str, degree: int, world_size: int) -> None:
     if degree < 1 or world_size % degree:
         divisors = ", ".join(str(size) for size in range(1, world_size + 1) if world_size % size == 0)
-        raise ValueError(
+        raise RankError(
             f"{name}={degree} does not divide the {world_size} ranks of this run (devices x num_nodes): choose one of "
             f"{divisors}, or another number of devices"
         )

@@ -7,10 +7,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["FloatType", "PartPlan"]
+__all__ = ["FloatType", "PartPlan", "RankError"]
 
 FloatType = Literal["float32", "bfloat16", "float16"]
 """Names of floating-point types in recipes."""
+
+
+class RankError(ValueError):
+    """The ranks of a run cannot be divided, or a network among them, as a recipe asks; the message says what can be done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class PartPlan:
             otherwise the gradients' own.
 
     Raises:
-        ValueError: If ``shard_group`` is missing where it is needed, or given where it means nothing.
+        RankError: If ``shard_group`` is missing where it is needed, or given where it means nothing.
     """
 
     sharding: Literal["full", "hybrid", "replicate"] = "full"
@@ -44,13 +48,13 @@ class PartPlan:
 
     def __post_init__(self) -> None:
         if self.sharding not in ("full", "hybrid", "replicate"):
-            raise ValueError(f"sharding={self.sharding!r}: choose 'full', 'hybrid' or 'replicate'")
+            raise RankError(f"sharding={self.sharding!r}: choose 'full', 'hybrid' or 'replicate'")
         if self.sharding == "hybrid" and self.shard_group is None:
-            raise ValueError(
+            raise RankError(
                 "sharding='hybrid' needs shard_group: how many ranks share one copy, such as 8 of a machine"
             )
         if self.sharding != "hybrid" and self.shard_group is not None:
-            raise ValueError(
+            raise RankError(
                 f"shard_group={self.shard_group} says how 'hybrid' shards, but sharding={self.sharding!r}: drop one of them"
             )
 

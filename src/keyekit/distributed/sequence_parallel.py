@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from keyekit.batch import Batch
 from keyekit.distributed.collectives import exchange_rows, gather_rows
 from keyekit.distributed.pack_division import divide_pack
+from keyekit.distributed.part_plan import RankError
 from keyekit.models.decoder import Decoder
 from keyekit.nn.attention.base import Attention
 from keyekit.nn.moe.base import Router
@@ -86,14 +87,14 @@ def install_sequence_parallel(network: nn.Module, mesh: DeviceMesh) -> None:
         mesh: One dimension.
 
     Raises:
-        ValueError: If there is no decoder, the mesh has more dimensions, the ranks do not divide the key/value groups, or an
+        RankError: If there is no decoder, the mesh has more dimensions, the ranks do not divide the key/value groups, or an
             attention or a router looks at other tokens in a way that cannot be divided.
     """
     if mesh.ndim != 1:
-        raise ValueError(f"packs are divided over a mesh of one dimension, this one has {mesh.ndim}")
+        raise RankError(f"packs are divided over a mesh of one dimension, this one has {mesh.ndim}")
     decoders = [module for module in network.modules() if isinstance(module, Decoder)]
     if not decoders:
-        raise ValueError("the network has no decoder whose packs could be divided: leave out sequence parallelism")
+        raise RankError("the network has no decoder whose packs could be divided: leave out sequence parallelism")
     for decoder in decoders:
         _check(decoder, mesh.size())
     if mesh.size() == 1:
@@ -107,17 +108,17 @@ def _check(decoder: Decoder, ranks: int) -> None:
         if isinstance(module, Attention):
             groups = module.spec.num_groups
             if groups % ranks:
-                raise ValueError(
+                raise RankError(
                     f"{name} has {groups} key/value groups, which {ranks} ranks do not divide: choose a degree of sequence "
                     f"parallelism that divides {groups}"
                 )
             if not module.takes_parts:
-                raise ValueError(
+                raise RankError(
                     f"{name} is a {type(module).__name__}, which cannot divide a pack among ranks: choose Dense, DSA, "
                     "SlidingWindow, BlockTopK, NSA or a scheme with takes_parts = True, or sequence parallelism of degree 1"
                 )
         if isinstance(module, Router) and not module.dropless:
-            raise ValueError(
+            raise RankError(
                 f"{name} is a {type(module).__name__}, which chooses among all tokens of a pack: no rank has them under "
                 "sequence parallelism; choose a router whose choice depends on the token alone, such as SoftmaxTopK"
             )

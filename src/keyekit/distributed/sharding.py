@@ -15,7 +15,7 @@ from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
 from keyekit.distributed.mesh import RankGrid
-from keyekit.distributed.part_plan import PartPlan
+from keyekit.distributed.part_plan import PartPlan, RankError
 from keyekit.models.decoder import Decoder, DecoderOutput
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.attention.base import AttentionOutput
@@ -83,7 +83,7 @@ def _shard_experts(experts: Experts, plan: PartPlan, grid: RankGrid) -> None:
     ranks = grid.expert_shards.size()
     for matrices in (experts.gate_up_proj, experts.down_proj):
         if matrices.shape[1] % ranks:
-            raise ValueError(
+            raise RankError(
                 f"experts of shape {list(matrices.shape[1:])} cannot be cut evenly among the {ranks} ranks that hold the same "
                 f"ones: choose expert_parallel such that {grid.world_size} / expert_parallel divides {matrices.shape[1]}"
             )

@@ -95,7 +95,7 @@ class Sharded(ModelParallelStrategy):
         """Arrange the ranks, then let them meet.
 
         Raises:
-            ValueError: If a degree or a group does not divide the ranks.
+            RankError: If a degree or a group does not divide the ranks.
         """
         grid = RankGrid(self.world_size, self.sequence_parallel, self.expert_parallel)
         for part in ("vision", "projector", "decoder"):

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from keyekit.batch import VisionBatch
 from keyekit.distributed.collectives import exchange_rows
+from keyekit.distributed.part_plan import RankError
 from keyekit.distributed.vision_plan import Grids, VisionCost, patches_of, plan_vision
 from keyekit.models.sizes import NetworkSizes
 from keyekit.models.vision_language import VisionLanguageModel
@@ -116,14 +117,14 @@ def install_vision_balance(network: VisionLanguageModel, mesh: DeviceMesh) -> No
         mesh: One dimension; every rank has the whole tower, or all of them share it (FSDP).
 
     Raises:
-        ValueError: If the network has no vision tower, or the mesh has more dimensions.
+        RankError: If the network has no vision tower, or the mesh has more dimensions.
     """
     if not isinstance(network, VisionLanguageModel):
-        raise ValueError(
+        raise RankError(
             f"a {type(network).__name__} has no vision tower whose work could be shared: leave out balancing"
         )
     if mesh.ndim != 1:
-        raise ValueError(f"vision work is shared over a mesh of one dimension, this one has {mesh.ndim}")
+        raise RankError(f"vision work is shared over a mesh of one dimension, this one has {mesh.ndim}")
     if mesh.size() == 1:
         return
     network.vision_exchange = VisionBalance(

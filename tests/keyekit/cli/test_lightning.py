@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -235,6 +236,23 @@ def test_a_cut_checkpoint_is_passed_over(recipe, caplog):
 def test_a_checkpoint_and_resuming_exclude_each_other(recipe):
     with pytest.raises(CommandError, match="leave out --ckpt_path"):
         run("fit", [str(recipe), "--run.resume=true", "--ckpt_path=last.ckpt"])
+
+
+@pytest.mark.parametrize(
+    ("degrees", "problem"),
+    [
+        ({"sequence_parallel": 2}, "sequence_parallel=2 does not divide the 1 ranks of this run"),
+        ({"vision": {"sharding": "hybrid"}}, "sharding='hybrid' needs shard_group"),
+        ({"decoder": {"sharding": "hybrid", "shard_group": 8}}, "decoder.shard_group=8 does not divide the 1 ranks"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_what_ranks_cannot_do_is_a_message_and_no_traceback(recipe, capsys, degrees, problem):
+    strategy = json.dumps({"class_path": "Sharded", "init_args": degrees})
+    assert main(["fit", str(recipe), f"--trainer.strategy={strategy}", "--trainer.devices=1"]) == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.slow
