@@ -181,6 +181,9 @@ class PackPart:
         held: This rank's tokens of each of these sequences.
         queries: This rank's tokens as queries against the keys of the whole pack: as many keys as :attr:`segments` has.
         num_queries: This rank's leading tokens that belong to samples.
+        num_visual: Those of this rank's tokens that stand for pictures.
+        begun_media: Leading media of this rank whose first token is an earlier rank's; both encode them, the earlier one has
+            them in its account.
     """
 
     segments: Segments
@@ -188,6 +191,18 @@ class PackPart:
     held: Segments
     queries: Segments
     num_queries: int
+    num_visual: int
+    begun_media: int
+
+    @property
+    def own_queries(self) -> tuple[tuple[int, int], ...]:
+        """``(queries, keys)`` of every sample with a token here: how many it has, and how many the last of them sees."""
+        pairs, left = [], self.num_queries
+        for queries, keys in zip(self.queries.lengths, self.queries.key_lengths, strict=True):
+            if left and queries:  # the tail stands behind all samples
+                pairs.append((queries, keys))
+                left -= queries
+        return tuple(pairs)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackPart:
         """Copy the offsets to ``device``."""

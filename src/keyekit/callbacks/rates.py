@@ -10,7 +10,7 @@ from typing import Any
 
 from keyekit.batch import Batch, ContrastiveBatch
 
-__all__ = ["StepMeter", "Work", "work_of"]
+__all__ = ["StepMeter", "Work", "own_media", "work_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,15 +78,32 @@ def work_of(batch: Any) -> Work:
         return Work(tokens=tokens, targets=pairs, patches=patches, samples=pairs, padded=tokens, steps=1)
     if not isinstance(batch, Batch):
         return Work(steps=1)
+    patches = 0 if batch.vision is None else len(batch.vision.patches)
+    samples, visual = len(batch.samples), len(batch.vision_index)
+    if batch.part is not None:  # what an earlier rank has begun is in its account
+        samples -= sum(keys > queries for queries, keys in batch.part.own_queries[:1])
+        visual = batch.part.num_visual
+        patches = sum(frames * rows * columns for frames, rows, columns in own_media(batch))
     return Work(
         tokens=sum(sample.stop - sample.start for sample in batch.samples),
         targets=batch.num_targets,
-        vision_tokens=len(batch.vision_index),
-        patches=0 if batch.vision is None else len(batch.vision.patches),
-        samples=len(batch.samples),
+        vision_tokens=visual,
+        patches=patches,
+        samples=samples,
         padded=batch.segments.total,
         steps=1,
     )
+
+
+def own_media(batch: Batch) -> list[tuple[int, int, int]]:
+    """``(frames, rows, columns)`` of every medium of a batch; of one rank's part of a pack, those that begin there."""
+    if batch.vision is None:
+        return []
+    media, start = [], 0
+    for frames in batch.vision.frames:
+        media.append((frames, *batch.vision.grids[start]))
+        start += frames
+    return media if batch.part is None else media[batch.part.begun_media :]
 
 
 class StepMeter:

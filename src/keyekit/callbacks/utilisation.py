@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from keyekit.batch import Batch, VisionBatch
+from keyekit.batch import Batch
+from keyekit.callbacks.rates import own_media
 from keyekit.models.flops import Flops, forward_flops, training_flops
 from keyekit.models.sizes import NetworkSizes
 from keyekit.models.vision_language import VisionLanguageModel
@@ -48,6 +49,8 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 class StepFlops:
     """Counts the operations of forward and backward over the samples of a batch; padding is no useful work.
 
+    The parts of a pack that is divided among ranks add up to the whole pack: what both sides of a border compute counts once.
+
     Vision tower, projector and decoder may be frozen, each as a whole. A frozen part has no gradient of its weights, and none
     of its input either if nothing before it trains.
 
@@ -74,11 +77,12 @@ class StepFlops:
         if not isinstance(batch, Batch):
             return 0.0
         lengths = [sample.stop - sample.start for sample in batch.samples]
-        media = [] if batch.vision is None else _media(batch.vision)
-        everything = training_flops(self.sizes, lengths, media, targets=batch.num_targets)
+        keys = lengths if batch.part is None else [keys for _, keys in batch.part.own_queries]
+        media, targets = own_media(batch), batch.num_targets
+        everything = training_flops(self.sizes, lengths, media, key_lengths=keys, targets=targets)
         if all(self._trains.values()):
             return everything.total
-        forward = forward_flops(self.sizes, lengths, media, targets=batch.num_targets)
+        forward = forward_flops(self.sizes, lengths, media, key_lengths=keys, targets=targets)
         return _without_frozen(everything, forward, self._trains).total
 
 
@@ -106,15 +110,6 @@ def _without_frozen(everything: Flops, forward: Flops, trains: Mapping[str, bool
         changed |= {name: getattr(forward, name) * (2 if follows else 1) for name in matrices}
         changed["attention"] = forward.attention * (3 if follows else 1)
     return replace(everything, **changed)
-
-
-def _media(vision: VisionBatch) -> list[tuple[int, int, int]]:
-    """``(frames, rows, columns)`` of every medium."""
-    media, start = [], 0
-    for frames in vision.frames:
-        media.append((frames, *vision.grids[start]))
-        start += frames
-    return media
 
 
 def device_name(device: torch.device) -> str:

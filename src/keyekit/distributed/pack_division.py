@@ -41,7 +41,7 @@ def divide_pack(batch: Batch, rank: int, ranks: int, merge: int = 2, whole_video
     run, device = slice(start, stop), batch.tokens.device
     labels = batch.labels[run]
     held = Segments.of(_overlaps(batch.segments.lengths, start, stop), device=device)
-    vision, index = _media_of(batch, start, count, merge, whole_videos)
+    vision, index, begun = _media_of(batch, start, count, merge, whole_videos)
     return replace(
         batch,
         tokens=batch.tokens[run],
@@ -58,6 +58,8 @@ def divide_pack(batch: Batch, rank: int, ranks: int, merge: int = 2, whole_video
             held=held,
             queries=_queries(batch.segments.lengths, start, stop, device),
             num_queries=min(max(num_tokens - start, 0), count),
+            num_visual=int((index < count).sum()),
+            begun_media=begun,
         ),
     )
 
@@ -104,29 +106,30 @@ def _clipped(samples: tuple[SampleInfo, ...], start: int, stop: int) -> list[Sam
 
 def _media_of(
     batch: Batch, start: int, count: int, merge: int, whole_videos: bool
-) -> tuple[VisionBatch | None, Tensor]:
-    """Media with a token in the run, and where their tokens go: ``count`` for those of other runs."""
+) -> tuple[VisionBatch | None, Tensor, int]:
+    """Media with a token in the run, where their tokens go (``count``: to other runs), and how many begin before it."""
     vision = batch.vision
     if vision is None:
-        return None, batch.vision_index
+        return None, batch.vision_index, 0
     frames = vision.frames if whole_videos else (1,) * len(vision.grids)
     places = batch.vision_index - start
     places = torch.where((places >= 0) & (places < count), places, count)
     kept_places, kept_patches, kept_grids, kept_frames = [], [], [], []
-    first_grid = first_patch = 0
+    first_grid = first_patch = begun = 0
     for number in frames:
         grids = vision.grids[first_grid : first_grid + number]
         patches = sum(rows * columns for rows, columns in grids)
         tokens = slice(first_patch // merge**2, (first_patch + patches) // merge**2)
         if bool((places[tokens] < count).any()):
+            begun += int(batch.vision_index[tokens.start]) < start
             kept_places.append(places[tokens])
             kept_patches.append(vision.patches[first_patch : first_patch + patches])
             kept_grids.append(grids)
             kept_frames.append(number)
         first_grid, first_patch = first_grid + number, first_patch + patches
     if not kept_grids:
-        return None, places[:0]
+        return None, places[:0], 0
     kept = VisionBatch(
         patches=torch.cat(kept_patches), grids=tuple(chain.from_iterable(kept_grids)), frames=tuple(kept_frames)
     )
-    return kept, torch.cat(kept_places)
+    return kept, torch.cat(kept_places), begun

@@ -146,6 +146,7 @@ def training_flops(
     lengths: Sequence[int],
     grids: Sequence[Sequence[int]] = (),
     *,
+    key_lengths: Sequence[int] | None = None,
     targets: int | None = None,
     recompute: bool = False,
 ) -> Flops:
@@ -158,11 +159,13 @@ def training_flops(
         sizes: The network.
         lengths: Tokens of each sample.
         grids: As in :func:`forward_flops`.
+        key_lengths: Tokens that the last token of each sample sees, where a pack is divided among ranks; ``lengths`` by default.
         targets: Positions with a label; all by default.
         recompute: Whether layers run forward again in the backward pass (activation checkpointing). Leave it out for
             utilisation, which credits useful work alone.
     """
-    forward = forward_flops(sizes, lengths, grids, targets=targets)
+    keys = lengths if key_lengths is None else key_lengths
+    forward = forward_flops(sizes, lengths, grids, key_lengths=keys, targets=targets)
     passes = 4 if recompute else 3
     patches = 2 * _num_patches(grids) * sizes.vision.patch_weights
     return Flops(
@@ -174,7 +177,7 @@ def training_flops(
         indexer=forward.indexer * (passes - 1),
         selection=forward.selection * (passes - 2),
         sparse_attention=forward.sparse_attention * passes,
-        indexer_loss=_indexer_loss(sizes, lengths, passes),
+        indexer_loss=_indexer_loss(sizes, lengths, keys, passes),
         vision_linear=forward.vision_linear * passes - patches * (passes - 2),
         vision_attention=forward.vision_attention * passes,
         projector=forward.projector * 3,
@@ -211,13 +214,13 @@ def _selected(topk: int | None, lengths: Sequence[int], keys: Sequence[int], rec
     return sum(selected_pairs(queries, seen, topk) for queries, seen in zip(lengths, keys, strict=True))
 
 
-def _indexer_loss(sizes: NetworkSizes, lengths: Sequence[int], passes: int) -> float:
+def _indexer_loss(sizes: NetworkSizes, lengths: Sequence[int], keys: Sequence[int], passes: int) -> float:
     """The attention that is to be imitated, computed once more without gradient, and scores of the selected keys with one."""
     total = 0
     for layer, count in sizes.layers:
         target = 2 * layer.num_heads * layer.head_dim * (passes - 2)
         scores = 2 * layer.indexer_heads * (layer.indexer_dim + 1) * passes
-        total += count * (target + scores) * _selected(layer.topk, lengths, lengths, rectangular=False)
+        total += count * (target + scores) * _selected(layer.topk, lengths, keys, rectangular=False)
     return total
 
 

@@ -9,7 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from keyekit.batch import Batch
+from keyekit.callbacks.rates import Work, work_of
 from keyekit.callbacks.utilisation import StepFlops, device_name, peak_flops
+from keyekit.distributed.pack_division import divide_pack
 from keyekit.models.flops import training_flops
 from keyekit.models.presets import keye_vl_8b_tiny
 from keyekit.nn.attention.dsa import DSA
@@ -31,6 +33,29 @@ def test_frames_of_a_video_count_together() -> None:
     video = replace(batch, vision=replace(batch.vision, frames=(2,)))
     assert flops.of(video) > flops.of(batch)
     assert flops.of("something else") == 0
+
+
+PARTS = {
+    "dense": {},
+    "sparse": {"attention": partial(DSA, topk=4, num_indexer_heads=2, indexer_head_dim=16)},
+}
+
+
+@pytest.mark.parametrize("network", PARTS)
+@pytest.mark.parametrize(("ranks", "whole_videos"), [(2, False), (3, True), (5, False)])
+def test_parts_of_a_pack_add_up_to_the_pack(network, ranks, whole_videos) -> None:
+    flops = StepFlops(tiny_vision_language_model(**PARTS[network]))
+    pack = tiny_batch(lengths=(9, 14, 6), grids=((2, 4), (8, 4), (4, 4)), tail=5)
+    assert pack.vision is not None
+    pack = replace(pack, vision=replace(pack.vision, frames=(1, 1, 1)))
+    parts = [divide_pack(pack, rank, ranks, whole_videos=whole_videos) for rank in range(ranks)]
+    assert any(part.part.begun_media for part in parts)  # a picture is encoded on both sides of a border
+    assert sum(flops.of(part) for part in parts) == pytest.approx(flops.of(pack), rel=1e-12)
+    whole, work = work_of(pack), Work()
+    for part in parts:
+        work += work_of(part)
+    for name in ("tokens", "targets", "vision_tokens", "patches", "samples"):
+        assert getattr(work, name) == getattr(whole, name), name
 
 
 def test_what_is_not_known_is_an_error() -> None:

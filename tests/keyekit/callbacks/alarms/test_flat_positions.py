@@ -31,7 +31,15 @@ def test_sound_positions_text_and_pictures_of_one_token_are_no_fault(watched, ta
 
 def test_of_a_divided_pack_the_tokens_of_this_rank_count(make_trainer, packs) -> None:
     pack = packs(0)
-    part = PackPart(segments=pack.segments, num_tokens=23, held=pack.segments, queries=pack.segments, num_queries=3)
+    part = PackPart(
+        segments=pack.segments,
+        num_tokens=23,
+        held=pack.segments,
+        queries=pack.segments,
+        num_queries=3,
+        num_visual=1,
+        begun_media=0,
+    )
     here = replace(pack, tokens=pack.tokens[:3], positions=pack.positions[:, :3], part=part)
     trainer, alarm = make_trainer(), FlatPositions()
     with pytest.raises(TrainingFault, match="the 2 vision tokens"):
