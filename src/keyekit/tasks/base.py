@@ -15,14 +15,18 @@ from torch.distributed.tensor import DTensor
 
 from keyekit.distributed.gradients import clip_gradients
 from keyekit.distributed.meta import fill_shards, is_on_meta
+from keyekit.distributed.progress import rescale_progress
 from keyekit.distributed.strategy import Sharded
-from keyekit.models.weights import load_weights
+from keyekit.models.weights import CheckpointError, load_weights
 from keyekit.optim.groups import ParameterGroup, freeze, group_parameters
 from keyekit.optim.optimizers import AdamW, Optimizer
 from keyekit.optim.schedules import Schedule, WarmupCosine
 from keyekit.tasks.look_ahead import LookAhead, look_ahead, targets_of
 
 __all__ = ["Task"]
+
+
+_DATA_RANKS = "data_ranks"  # in checkpoints
 
 
 class Task(lightning.LightningModule):
@@ -92,6 +96,20 @@ class Task(lightning.LightningModule):
         rank_zero_info("%s: %s", self.init_from, fill_shards(self.network, self.init_from))
         self._initialised = True
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note how many ranks had packs of their own."""
+        checkpoint[_DATA_RANKS] = self._data_ranks
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on at the same place with another number of ranks."""
+        former = checkpoint.get(_DATA_RANKS, self._data_ranks)
+        rescale_progress(checkpoint, former, self._data_ranks, self.trainer.accumulate_grad_batches)
+
+    @property
+    def _data_ranks(self) -> int:
+        replicas = self.trainer.distributed_sampler_kwargs
+        return 1 if replicas is None else replicas["num_replicas"]
+
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over the parameter groups, with the schedule applied at every step."""
         groups = group_parameters(self.network, self.groups, self.learning_rate, self.weight_decay)
@@ -119,10 +137,10 @@ class Task(lightning.LightningModule):
         """With accumulation, read the packs of a step before its first backward pass.
 
         Raises:
-            ValueError: If the network was built on meta and nothing gave it values.
+            CheckpointError: If the network was built on meta and nothing gave it values.
         """
         if self._without_values and self.trainer.ckpt_path is None:
-            raise ValueError(
+            raise CheckpointError(
                 "the network was built without memory (meta: true), and nothing gives it values: name a folder with weights "
                 "(model.init_from), resume from a checkpoint, or build it with memory (meta: false)"
             )
