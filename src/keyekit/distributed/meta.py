@@ -51,7 +51,7 @@ def materialize_shards(network: nn.Module, device_of: Callable[[str], torch.devi
 
 @torch.no_grad()
 def fill_shards(network: nn.Module, folder: Path | str, seed: int = 0) -> LoadReport:
-    """Load weights, and draw those of the decoder that the folder lacks, such as new indexers.
+    """Load weights, and draw those of decoder and projector that the folder lacks: new indexers, a projector to be aligned.
 
     What is drawn depends on the seed and the tensor's name alone, so it is the same on any number of ranks.
 
@@ -74,19 +74,27 @@ def _draw(network: nn.Module, names: Iterable[str], seed: int) -> None:
             name = official_name(f"{path}.{own}" if path else own)
             if name not in wanted:
                 continue
-            if not path.startswith("decoder."):
-                raise CheckpointError(
-                    f"{name} is missing, and only the decoder's tensors can be drawn for a network that was built on meta: "
-                    "build it with memory (meta: false)"
-                )
+            # Whole, one tensor at a time, so that every rank draws the same.
+            whole = _drawn(path, module, own, tensor, name, seed)
             part = local_part(name, tensor)
-            if tensor.ndim < 2:
-                part.tensor.fill_(float(isinstance(module, RMSNorm | nn.LayerNorm) and own == "weight"))
-                continue
-            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            # Keye-VL 8B sheet 1.2, initializer_range; whole, one tensor at a time, so that every rank draws the same
-            whole = torch.empty(tensor.shape, dtype=torch.float32).normal_(std=0.02, generator=generator)
             for axis, (start, length) in enumerate(zip(part.offset, part.tensor.shape, strict=True)):
                 whole = whole.narrow(axis, start, length)
             part.tensor.copy_(whole)
+
+
+def _drawn(path: str, module: nn.Module, own: str, tensor: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """Values like those that the part draws for itself when it has memory."""
+    whole = torch.zeros(tensor.shape, dtype=torch.float32)
+    if isinstance(module, RMSNorm | nn.LayerNorm):
+        return whole.fill_(float(own == "weight"))
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    if path.startswith("decoder."):  # Keye-VL 8B sheet 1.2, initializer_range
+        return whole.normal_(std=0.02, generator=generator) if tensor.ndim >= 2 else whole
+    if path.startswith("projector.") and isinstance(module, nn.Linear):  # torch's own for a layer of this width
+        bound = module.in_features**-0.5
+        return whole.uniform_(-bound, bound, generator=generator)
+    raise CheckpointError(
+        f"{name} is missing, and only tensors of decoder and projector can be drawn for a network that was built on meta: "
+        "build it with memory (meta: false)"
+    )

@@ -14,6 +14,7 @@ from keyekit.nn.attention.dsa import DSA
 from keyekit.testing.tiny import tiny_vision_language_model
 
 CPU = torch.device("cpu")
+_ANY = "embeddings.patch_embedding.weight"
 
 
 def on_meta(attention=None) -> nn.Module:
@@ -50,11 +51,26 @@ def test_what_is_drawn_follows_from_the_seed(tmp_path):
     assert made[0].k_norm.bias.eq(0).all()
 
 
+def test_a_projector_that_is_to_be_aligned_is_drawn_as_it_draws_itself(tmp_path):
+    whole = tiny_vision_language_model()
+    save_weights(nn.ModuleDict({"decoder": whole.decoder, "vision": whole.vision}), tmp_path)
+    network = on_meta()
+    materialize_shards(network, lambda part: CPU)
+    fill_shards(network, tmp_path)
+    layer, own = network.projector.linear_1, whole.projector.linear_1
+    bound = layer.in_features**-0.5
+    for tensor, other in ((layer.weight, own.weight), (layer.bias, own.bias)):
+        assert tensor.abs().max() <= bound
+        assert tensor.std().item() == pytest.approx(other.std().item(), rel=0.2)
+    assert network.projector.pre_norm.weight.eq(1).all()
+    assert torch.equal(network.vision.state_dict()[_ANY], whole.vision.state_dict()[_ANY])
+
+
 def test_a_missing_tensor_of_another_part_is_refused(tmp_path):
     save_weights(nn.ModuleDict({"decoder": tiny_vision_language_model().decoder}), tmp_path)
     network = on_meta()
     materialize_shards(network, lambda part: CPU)
-    with pytest.raises(CheckpointError, match=r"is missing, and only the decoder's tensors.*meta: false"):
+    with pytest.raises(CheckpointError, match=r"is missing, and only tensors of decoder and projector.*meta: false"):
         fill_shards(network, tmp_path)
 
 

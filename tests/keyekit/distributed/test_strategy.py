@@ -16,10 +16,24 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from keyekit.callbacks.alarms import (
+    FlatPositions,
+    IdleVision,
+    NonFiniteLoss,
+    RepeatedSamples,
+    ShiftedLabels,
+    SilentRouter,
+    SilentVision,
+)
+from keyekit.callbacks.experts import ExpertLoad
 from keyekit.callbacks.export import Export
+from keyekit.callbacks.gradient_norms import GradientNorms
+from keyekit.callbacks.memory import MemoryUse
+from keyekit.callbacks.throughput import Throughput
 from keyekit.cli.lightning import KeyeCLI, prepare
 from keyekit.data.contrastive import PairLoader
 from keyekit.distributed.gradients import clip_gradients, gradient_norm
@@ -48,6 +62,11 @@ QUIET = {
     "enable_model_summary": False,
     "enable_checkpointing": False,
     "use_distributed_sampler": False,
+}
+WATCHED: dict[str, dict[str, Any]] = {
+    "sharded": {},
+    "divided experts, shared vision work": {"expert_parallel": 2, "balance_vision": True},
+    "divided packs": {"sequence_parallel": 2, "expert_parallel": 2},
 }
 MIXTURE = partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=24)
 
@@ -135,13 +154,18 @@ def onto_meta(world_size: int, folder: Path, offload: bool) -> tuple[dict[str, t
     return tensors, {name for name, parameter in task.network.named_parameters() if not isinstance(parameter, DTensor)}
 
 
-def matched(world_size: int, strategy: Any) -> dict[str, torch.Tensor]:
-    """A contrastive model after two steps, whose task reads parameters of the network itself."""
+def contrastive() -> ContrastiveModel:
     torch.manual_seed(0)
-    network = ContrastiveModel(
-        KeyeViT(24, 1, 2, 32, image_size=28), TextTower(16, 24, 1, 2, 32, 4), pooling_heads=2, pooling_hidden_dim=32
-    ).double()
-    task = ContrastivePretraining(network, learning_rate=3e-3, schedule=WarmupCosine(2))
+    vision, text = KeyeViT(24, 1, 2, 32, image_size=28), TextTower(16, 24, 1, 2, 32, 4)
+    return ContrastiveModel(vision, text, pooling_heads=2, pooling_hidden_dim=32).double()
+
+
+def matched(world_size: int, strategy: Any, folder: Path | None = None) -> dict[str, torch.Tensor]:
+    """A contrastive model after two steps, whose task reads parameters of the network itself; on meta if a folder has it."""
+    with torch.device("cpu" if folder is None else "meta"):
+        network = contrastive()
+    source = None if folder is None else str(folder)
+    task = ContrastivePretraining(network, learning_rate=3e-3, schedule=WarmupCosine(2), init_from=source)
     random = np.random.default_rng(0)
     pairs = [(random.integers(0, 255, (28, 28, 3)).astype(np.uint8), (1 + number % 5,)) for number in range(32)]
     trainer = lightning.Trainer(devices=world_size, strategy=strategy, max_steps=2, **QUIET)
@@ -163,10 +187,62 @@ def tied(world_size: int, strategy: Any) -> dict[str, torch.Tensor]:
     return state | {"answer": torch.tensor(answer.tokens)}
 
 
+class Kept(Logger):
+    """Keeps what callbacks log at the last step."""
+
+    name, version = "kept", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= metrics
+
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+
+ALARMS = (ShiftedLabels, FlatPositions, SilentVision, SilentRouter, IdleVision, RepeatedSamples)
+
+
+def watched(world_size: int, strategy: Sharded | str) -> dict[str, float]:
+    """What the callbacks of every recipe say of two steps of four packs; an alarm that sounds ends the fit."""
+    torch.manual_seed(0)
+    attention = partial(DSA, topk=6, num_indexer_heads=2, indexer_head_dim=16)
+    task = LanguageModeling(tiny_vision_language_model(attention, feed_forward=MIXTURE), learning_rate=0.0)
+    throughput, logger = Throughput(skip=0, peak_flops=1e9), Kept()
+    callbacks = [
+        throughput,
+        ExpertLoad(),
+        GradientNorms(),
+        MemoryUse(),
+        NonFiniteLoss(),
+        *(alarm(action="stop") for alarm in ALARMS),
+    ]
+    shared = 1 if isinstance(strategy, str) else strategy.sequence_parallel
+    options = {"accumulate_grad_batches": 4 * shared // world_size, "log_every_n_steps": 1, "logger": logger}
+    trainer = lightning.Trainer(
+        devices=world_size, strategy=strategy, max_steps=2, **(QUIET | options), callbacks=callbacks
+    )
+    trainer.fit(task, Packs(sharing=shared))
+    seconds = throughput.totals.seconds
+    rates = {name: value for name, value in logger.values.items() if name.startswith("throughput/")}
+    per_token = rates["throughput/flops_per_second"] / rates["throughput/tokens_per_second"]
+    assert rates["throughput/utilisation"] == pytest.approx(rates["throughput/flops_per_second"] / (1e9 * world_size))
+    counted = {
+        name: getattr(throughput.totals, name) for name in ("tokens", "targets", "vision_tokens", "patches", "samples")
+    }
+    others = {name: value for name, value in logger.values.items() if name.startswith(("experts/", "gradient/"))}
+    assert seconds > 0
+    return {**counted, **others, "operations per token": per_token}
+
+
 def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0")
     exported(world_size, folder / "run")
     tensors, unsharded = onto_meta(world_size, folder / "dense", offload=False)
+    replicas = matched(world_size, "ddp")
     problems = {}
     with torch.device("meta"):
         valueless = LanguageModeling(tiny_vision_language_model())
@@ -185,7 +261,9 @@ def everything(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
         "norms": norms_on_several_meshes(rank, world_size),
         "answers": answers_in_step(rank, world_size),
         "tied": distance(tied(world_size, "ddp"), tied(world_size, Sharded())),
-        "matched": distance(matched(world_size, "ddp"), matched(world_size, Sharded())),
+        "matched": distance(replicas, matched(world_size, Sharded())),
+        "matched on meta": distance(replicas, matched(world_size, Sharded(meta=True), folder / "pairs")),
+        "watched": {name: watched(world_size, Sharded(**degrees)) for name, degrees in WATCHED.items()},
         "meta": tensors,
         "unsharded": unsharded,
         "problems": problems,
@@ -197,6 +275,7 @@ def ranks(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("sharded")
     torch.manual_seed(3)
     save_weights(tiny_vision_language_model(), folder / "dense")
+    save_weights(contrastive(), folder / "pairs")
     return SimpleNamespace(folder=folder, results=run_distributed(everything, 2, folder))
 
 
@@ -225,6 +304,16 @@ def test_ranks_answer_as_one_process_would_though_they_end_at_different_steps(ra
 
 def test_image_text_matching_is_that_of_replicas(ranks) -> None:
     assert all(result["matched"] < 1e-10 for result in ranks.results)
+    assert all(result["matched on meta"] < 1e-10 for result in ranks.results)
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_what_one_watches_is_that_of_one_process(ranks, name) -> None:
+    """Counts, operations, expert load and gradient norms; no alarm sounds, though at some steps one rank has no image."""
+    expected = watched(1, "auto")
+    assert {"tokens", "samples", "experts/load_entropy", "experts/idle", "gradient/vision"} <= expected.keys()
+    found = ranks.results[0]["watched"][name]
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_tied_embeddings_train_and_answer_as_those_of_replicas(ranks) -> None:
