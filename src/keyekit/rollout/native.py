@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from torch import nn
+from torch.distributed.tensor import DTensor
+
 from keyekit.data.packing import collate
 from keyekit.models.decoding import DecodeState, decode_step, prefill
 from keyekit.models.sampling import Draw
@@ -31,7 +34,7 @@ class NativeEngine(RolloutEngine):
         collapse_every: Tokens between two such questions.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or ranks share the weights between them.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class NativeEngine(RolloutEngine):
         ):
             if number < 1:
                 raise ValueError(f"{name}={number}: give at least 1")
+        _check_that_weights_are_whole(spec.network)
         self.network = spec.network
         self.stop_tokens = frozenset(spec.stop_tokens)
         self.max_new_tokens = spec.max_new_tokens
@@ -117,6 +121,20 @@ class NativeEngine(RolloutEngine):
         assert state.segments is not None
         for response, layers in zip(going, split_by_sequence(state.selections, state.segments), strict=True):
             response.recorder.add(layers)
+
+
+def _check_that_weights_are_whole(network: nn.Module) -> None:
+    """Ranks that hold parts of a weight take every pass together, but each has responses of its own length."""
+    for name, parameter in network.named_parameters():
+        if isinstance(parameter, DTensor) and any(
+            placement.is_shard() and parameter.device_mesh.size(axis) > 1
+            for axis, placement in enumerate(parameter.placements)
+        ):
+            raise ValueError(
+                f"NativeEngine draws responses on each rank by itself, and {name} is divided among ranks, which would wait for "
+                "each other: give every rank whole weights (Sharded with vision, projector and decoder {sharding: replicate} "
+                "and expert_parallel: 1), or take an engine that draws from a server"
+            )
 
 
 @dataclass(slots=True, kw_only=True)

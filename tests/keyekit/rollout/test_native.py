@@ -6,6 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from keyekit.data.packing import collate
 from keyekit.models.generation import generate
@@ -145,3 +149,16 @@ def test_impossible_numbers_and_broken_logits_are_refused(prompts) -> None:
         engine.network.decoder.norm.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits for p0 are not numbers"):
         engine.rollout(prompts, 1, seed=0)
+
+
+def test_weights_that_ranks_share_are_refused_and_copies_are_not() -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        grid = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copy", "shard"))
+        copied = fully_shard(network(), mesh=grid)
+        assert NativeEngine(RolloutSpec(copied, STOP, 12)).network is copied
+        shared = fully_shard(network(), mesh=init_device_mesh("cpu", (2,)))
+        with pytest.raises(ValueError, match=r"is divided among ranks.*sharding: replicate"):
+            NativeEngine(RolloutSpec(shared, STOP, 12))
+    finally:
+        dist.destroy_process_group()
