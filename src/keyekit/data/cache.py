@@ -96,7 +96,11 @@ class MediaCache:
             return shape_of(self._decode_and_store(item, key))
 
     def prepare(
-        self, items: Sequence[ContentItem], workers: int = 2, progress: Callable[[int, int], None] | None = None
+        self,
+        items: Sequence[ContentItem],
+        workers: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+        ensured: Callable[[Iterator[ContentItem]], Iterator[BadData | None]] | None = None,
     ) -> dict[str, BadData]:
         """Decode everything that is not there yet, in several processes.
 
@@ -104,6 +108,7 @@ class MediaCache:
             items: Media; repeated ones are decoded once.
             workers: Processes; 1 decodes in this one.
             progress: Called with the numbers of finished and of all media to decode.
+            ensured: Has media stored instead, and answers for each in order, such as a decoding service.
 
         Returns:
             For each medium that cannot be read, by key, why.
@@ -111,7 +116,11 @@ class MediaCache:
         keyed = {self.reader.key(item): item for item in items}
         wanted = {key: item for key, item in keyed.items() if not self._is_described(key)}
         failures: dict[str, BadData] = {}
-        for done, (key, error) in enumerate(self._decode(wanted, workers), 1):
+        if ensured is None or not wanted:
+            answers = self._decode(wanted, workers)
+        else:
+            answers = zip(wanted, ensured(iter(wanted.values())), strict=True)
+        for done, (key, error) in enumerate(answers, 1):
             if error is not None:
                 failures[key] = error
             if progress is not None:
@@ -136,6 +145,10 @@ class MediaCache:
         except BadData as error:
             return error
         return None
+
+    def keep(self, item: ContentItem, frames: Frames) -> None:
+        """Store what somebody else decoded, by the same reader from the same file."""
+        self._store(self._path(self.reader.key(item)), frames)
 
     def give_up(self, item: ContentItem, died: str) -> BadData:
         """Remember that a medium ends the process that decodes it, so that no other process tries again."""

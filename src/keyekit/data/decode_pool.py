@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from keyekit.data.cache import MediaCache
 from keyekit.data.errors import BadData
@@ -14,9 +14,19 @@ from keyekit.data.media import Frames
 from keyekit.data.processes import WorkerPool
 from keyekit.data.sample import ContentItem
 
-__all__ = ["DecodePool", "decoded_ahead"]
+__all__ = ["DecodePool", "Decoding", "decoded_ahead", "in_groups"]
 
 Group = TypeVar("Group")
+
+
+class Decoding(Protocol):
+    """What has media decoded into a cache, such as a :class:`~keyekit.data.decode_service.DecodeService`."""
+
+    def ensure(
+        self, items: Iterable[ContentItem | None], cache: MediaCache, ahead: int | None = None
+    ) -> Iterator[BadData | None]:
+        """Have media stored; for each in order what is wrong with it. ``None`` among them takes its turn."""
+        ...
 
 
 class DecodePool:
@@ -67,7 +77,7 @@ class DecodePool:
                 waiting.append(item)
                 yield item
 
-        for problem in self._ensured(noted(), ahead):
+        for problem in self.ensure(noted(), ahead):
             item = waiting.popleft()
             yield self._load(item) if problem is None else problem
 
@@ -83,28 +93,10 @@ class DecodePool:
             media: The media of a group; those that are in the cache, or on their way there, are not decoded again.
             ahead: Media, or groups without any to decode, that may be under way; four per process by default.
         """
-        planned: deque[tuple[Group, int]] = deque()
-        order: deque[str] = deque()
-        coming: set[str] = set()
+        yield from in_groups(groups, media, self.cache, lambda items: self.ensure(items, ahead))
 
-        def missing() -> Iterator[ContentItem | None]:
-            for group in groups:
-                wanted = {key: item for key, item in _missing(self.cache, media(group)).items() if key not in coming}
-                coming.update(wanted)
-                planned.append((group, max(len(wanted), 1)))
-                order.extend(wanted or [""])
-                yield from wanted.values() or [None]  # a group without media takes its turn, too
-
-        done = 0
-        for _ in self._ensured(missing(), ahead):
-            coming.discard(order.popleft())
-            done += 1
-            if done == planned[0][1]:
-                done = 0
-                yield planned.popleft()[0]
-
-    def _ensured(self, items: Iterable[ContentItem | None], ahead: int | None) -> Iterator[BadData | None]:
-        """Have media stored; for each in order what is wrong with it."""
+    def ensure(self, items: Iterable[ContentItem | None], ahead: int | None = None) -> Iterator[BadData | None]:
+        """Have media stored; for each in order what is wrong with it. ``None`` among them takes its turn."""
         waiting: deque[ContentItem | None] = deque()
 
         def noted() -> Iterator[ContentItem | None]:
@@ -123,12 +115,48 @@ class DecodePool:
             return error
 
 
+def in_groups(
+    groups: Iterable[Group],
+    media: Callable[[Group], Iterable[ContentItem]],
+    cache: MediaCache,
+    ensured: Callable[[Iterator[ContentItem | None]], Iterator[BadData | None]],
+) -> Iterator[Group]:
+    """Groups of media in order, each as soon as its media are in the cache.
+
+    Args:
+        groups: Read as they are needed.
+        media: The media of a group; those that are in the cache, or on their way there, are not asked for again.
+        cache: Where media are.
+        ensured: Has media stored, and answers for each in order; ``None`` among them takes its turn.
+    """
+    planned: deque[tuple[Group, int]] = deque()
+    order: deque[str] = deque()
+    coming: set[str] = set()
+
+    def missing() -> Iterator[ContentItem | None]:
+        for group in groups:
+            wanted = {key: item for key, item in _missing(cache, media(group)).items() if key not in coming}
+            coming.update(wanted)
+            planned.append((group, max(len(wanted), 1)))
+            order.extend(wanted or [""])
+            yield from wanted.values() or [None]  # a group without media takes its turn, too
+
+    done = 0
+    for _ in ensured(missing()):
+        coming.discard(order.popleft())
+        done += 1
+        if done == planned[0][1]:
+            done = 0
+            yield planned.popleft()[0]
+
+
 def decoded_ahead(
     groups: Iterable[Group],
     media: Callable[[Group], Iterable[ContentItem]],
     cache: MediaCache,
     workers: int,
     ahead: int | None = None,
+    service: Decoding | None = None,
 ) -> Generator[Group, None, None]:
     """:meth:`DecodePool.groups` by processes that start when something has to be decoded, and end with the last group.
 
@@ -138,12 +166,17 @@ def decoded_ahead(
         cache: Where decoded media are put, and how they are read. One with a limit has to have room for what is ahead.
         workers: Processes; 0 decodes nothing ahead, so that whoever reads a medium decodes it.
         ahead: Media that may be under way; four per process by default.
+        service: Decodes instead of processes here, and stays when the last group has come.
     """
     stream = iter(groups)
     for group in stream:
-        if workers and _missing(cache, media(group)):
+        if (workers or service is not None) and _missing(cache, media(group)):
+            everything = chain([group], stream)
+            if service is not None:
+                yield from in_groups(everything, media, cache, lambda items: service.ensure(items, cache, ahead))
+                return
             with DecodePool(cache, workers) as pool:
-                yield from pool.groups(chain([group], stream), media, ahead)
+                yield from pool.groups(everything, media, ahead)
             return
         yield group
 

@@ -12,7 +12,7 @@ import torch
 from keyekit.batch import Batch
 from keyekit.data.balance import balance_packs
 from keyekit.data.dataset import ConversationDataset, Eyes
-from keyekit.data.decode_pool import decoded_ahead
+from keyekit.data.decode_pool import Decoding, decoded_ahead
 from keyekit.data.packer import PackBudget
 from keyekit.data.packing import collate, plan_packs
 from keyekit.data.sample import ContentItem
@@ -118,6 +118,7 @@ class PackLoader(StatefulLoader):
         shuffle: Whether order and members change with the epoch.
         eyes: What the samples see; see :meth:`ConversationDataset.pictures`.
         decode_workers: Processes that decode media of packs to come that are not in the cache; 0 decodes in place.
+        service: Decodes them instead of processes here.
         alone: Whether a sample that exceeds the budget becomes a pack of its own; otherwise it is an error.
         sharing: Consecutive ranks that take the same packs.
     """
@@ -132,8 +133,10 @@ class PackLoader(StatefulLoader):
         decode_workers: int = 0,
         alone: bool = False,
         sharing: int = 1,
+        service: Decoding | None = None,
     ) -> None:
         super().__init__(shuffle, sharing)
+        self.service = service
         self.dataset = dataset
         self.budget = budget if isinstance(budget, PackBudget) else PackBudget(tokens=budget)
         self.seed = seed
@@ -178,9 +181,10 @@ class PackLoader(StatefulLoader):
 
     def prepared(self, epoch: int, positions: Iterable[int]) -> Iterator[int]:
         """Positions whose media are in the cache; those of the packs that follow are decoded meanwhile."""
-        workers = self.decode_workers if self.eyes == "open" else 0
+        looks = self.eyes == "open"
+        workers, service = (self.decode_workers, self.service) if looks else (0, None)
         cache = self.dataset.encoder.cache
-        return decoded_ahead(positions, lambda position: self._media(epoch, position), cache, workers)
+        return decoded_ahead(positions, lambda position: self._media(epoch, position), cache, workers, service=service)
 
     def _own(self, epoch: int, position: int) -> list[int]:
         """Sample numbers of this rank's pack."""

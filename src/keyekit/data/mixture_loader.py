@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from keyekit.batch import Batch
 from keyekit.data.balance import balance_packs
 from keyekit.data.cost import SampleCost
-from keyekit.data.decode_pool import decoded_ahead
+from keyekit.data.decode_pool import Decoding, decoded_ahead
 from keyekit.data.draws import Draw
 from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
@@ -123,6 +123,7 @@ class MixtureLoader:
         policy: What a sample does that could be used when it was measured, but not now.
         workers: Processes that make packs ahead; 0 makes them when they are asked for.
         decode_workers: Processes that decode media of packs to come that are not in the cache; 0 decodes where packs are made.
+        service: Decodes them instead of processes here.
         accumulate: Packs of a rank in an optimizer step.
         at_end: Called when the last pack of a bounded mixture is handed out.
         sharing: Consecutive ranks that take the same packs, as sequence parallelism wants.
@@ -139,7 +140,9 @@ class MixtureLoader:
         accumulate: int = 1,
         at_end: Callable[[], None] | None = None,
         sharing: int = 1,
+        service: Decoding | None = None,
     ) -> None:
+        self.service = service
         self.stream = stream
         self.maker = maker
         self.epoch_packs = epoch_packs
@@ -165,7 +168,8 @@ class MixtureLoader:
             )
         planned: deque[dict[str, Any]] = deque()
         cache = self.maker.encoder.cache
-        with closing(decoded_ahead(self._rounds(planned), self.maker.media, cache, self.decode_workers)) as packs:
+        ahead = decoded_ahead(self._rounds(planned), self.maker.media, cache, self.decode_workers, service=self.service)
+        with closing(ahead) as packs:
             for batch, problems in self._made(packs):
                 for problem in problems:
                     self.policy.handle(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from keyekit.data.cache import MediaCache
 from keyekit.data.cost import SampleCost, SampleSize
 from keyekit.data.dataset import ConversationDataset, Eyes
+from keyekit.data.decode_service import DecodeService
 from keyekit.data.draws import Draws
 from keyekit.data.encode import SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
@@ -79,6 +80,7 @@ class ConversationDataModule(lightning.LightningDataModule):
             needed. ``None`` for no limit.
         decode_workers: Processes of each rank that decode during the run what is not in the cache, ahead of the packs that need
             it; 0 decodes where packs are made.
+        decode_service: Other machines that do what ``workers`` and ``decode_workers`` do here; each rank has its own decoders.
         loader_workers: Processes that make packs of a mixture ahead; 0 makes them in the training process.
         pack_buffer: Samples of a mixture that wait for a pack at most. More fill packs better; with fewer, packs follow weights
             by step sooner.
@@ -113,6 +115,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         workers: int = 2,
         cache_bytes: int | None = None,
         decode_workers: int = 0,
+        decode_service: Callable[[MediaReader], DecodeService] | None = None,
         loader_workers: int = 0,
         pack_buffer: int = 128,
         epoch_packs: int | None = None,
@@ -154,6 +157,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         self.workers = workers
         self.cache_bytes = cache_bytes
         self.decode_workers = decode_workers
+        self.decode_service = decode_service
         self.loader_workers = loader_workers
         self.pack_buffer = pack_buffer
         self.epoch_packs = epoch_packs
@@ -163,6 +167,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         self._sizes: dict[str, np.ndarray] = {}
         self._read: dict[str, list[Sample]] = {}
         self._datasets: dict[str, ConversationDataset] = {}
+        self._service: DecodeService | None = None
 
     @property
     def skipped_counts(self) -> dict[str, int]:
@@ -214,7 +219,7 @@ class ConversationDataModule(lightning.LightningDataModule):
         if self.tokenizer_folder is None:
             prepare_tokenizer(self.cache_folder, self._training_samples(), self.vocab_size)
         samples = chain(self._training_samples(), self._samples("heldout"))
-        prepare_media(self._media_cache(), samples, self.workers)
+        prepare_media(self._media_cache(), samples, self.workers, self._decoding())
         if self.mixture is not None:
             self._load_encoder()
             self._measure(self.sample_cost())
@@ -235,6 +240,12 @@ class ConversationDataModule(lightning.LightningDataModule):
             self._datasets["heldout"] = heldout
             self._datasets["validation"] = heldout.spread(self.validation_samples)
 
+    def teardown(self, stage: str) -> None:
+        """Leave the decoding service."""
+        service, self._service = self._service, None
+        if service is not None:
+            service.close()
+
     def train_dataloader(self) -> PackLoader | MixtureLoader | StatefulLoader:
         """Training packs; a task that answers prompts itself makes its own of them."""
         if self.mixture is not None:
@@ -244,7 +255,13 @@ class ConversationDataModule(lightning.LightningDataModule):
             return self._task.rollout_loader(dataset, self.tokenizer)
         budget = self._pack_budget(dataset.sizes)
         return PackLoader(
-            dataset, budget, self.seed, decode_workers=self.decode_workers, alone=self._alone, sharing=self._sharing
+            dataset,
+            budget,
+            self.seed,
+            decode_workers=self.decode_workers,
+            alone=self._alone,
+            sharing=self._sharing,
+            service=self._decoding(),
         )
 
     def val_dataloader(self) -> PackLoader | list[PackLoader]:
@@ -306,6 +323,12 @@ class ConversationDataModule(lightning.LightningDataModule):
             return self.budget
         return PackBudget.alike(sizes, self.budget.tokens, self.budget.patches, self.pack_slack, alone=True)
 
+    def _decoding(self) -> DecodeService | None:
+        """The decoding service, connected when it is first needed and until the end of a fit or test."""
+        if self.decode_service is not None and self._service is None:
+            self._service = self.decode_service(self.reader)
+        return self._service
+
     def _media_cache(self) -> MediaCache:
         return MediaCache(self.cache_folder / "media", self.reader, self.cache_bytes)
 
@@ -316,6 +339,7 @@ class ConversationDataModule(lightning.LightningDataModule):
             shuffle=False,
             eyes=eyes,
             decode_workers=self.decode_workers,
+            service=self._decoding(),
         )
 
     def _mixture_loader(self, mixture: Mixture) -> MixtureLoader:
@@ -336,6 +360,7 @@ class ConversationDataModule(lightning.LightningDataModule):
             accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
             at_end=self._end,
             sharing=self._sharing,
+            service=self._decoding(),
         )
 
     @property

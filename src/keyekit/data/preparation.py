@@ -7,12 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import Progress
 
 from keyekit.data.cache import MediaCache
+from keyekit.data.decode_pool import Decoding
 from keyekit.data.sample import Sample
 from keyekit.data.tokenizer import train_tokenizer
 
@@ -45,11 +47,27 @@ def prepare_tokenizer(cache: Path, samples: Iterable[Sample], vocab_size: int) -
 
 
 def _texts(samples: Iterable[Sample]) -> list[str]:
-    return sorted({i.text for sample in samples for message in sample.messages for i in message.content if i.text})
+    """Every text once, with thoughts and analyses and the tags around them as answers have them."""
+    texts: set[str] = set()
+    for sample in samples:
+        for message in sample.messages:
+            texts.update(item.text for item in message.content if item.text)
+            if message.thought is not None:
+                texts.add(f"{message.thought}<answer></answer>")
+            if message.analysis is not None:
+                texts.add(f"<analysis>{message.analysis}</analysis>")
+    return sorted(texts)
 
 
-def prepare_media(cache: MediaCache, samples: Iterable[Sample], workers: int) -> None:
-    """Decode the media of samples into the cache, showing progress and time left, and say how long it took."""
+def prepare_media(cache: MediaCache, samples: Iterable[Sample], workers: int, service: Decoding | None = None) -> None:
+    """Decode the media of samples into the cache, showing progress and time left, and say how long it took.
+
+    Args:
+        cache: Where decoded media go.
+        samples: Whose media.
+        workers: Processes that decode.
+        service: Decodes instead of processes here.
+    """
     items = [item for sample in samples for item in cache.reader.items(sample)]
     start, decoded = time.perf_counter(), 0
     with Progress(transient=True) as bar:
@@ -60,7 +78,8 @@ def prepare_media(cache: MediaCache, samples: Iterable[Sample], workers: int) ->
             decoded = done
             bar.update(task, completed=done, total=total)
 
-        failures = cache.prepare(items, workers, advance)
+        ensured = None if service is None else partial(service.ensure, cache=cache)
+        failures = cache.prepare(items, workers, advance, ensured)
     if decoded:
         seconds = time.perf_counter() - start
         unreadable = f", {len(failures)} of them unreadable" if failures else ""

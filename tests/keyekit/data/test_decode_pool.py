@@ -97,10 +97,8 @@ def test_groups_come_in_order_with_their_media_stored_and_each_is_decoded_once(m
         "e": [other[3]],
     }
     with DecodePool(cache, workers=2) as pool:
-        wait = pool._ensured
-        monkeypatch.setattr(
-            pool, "_ensured", lambda items, ahead: wait((submitted.append(i) or i for i in items), ahead)
-        )
+        wait = pool.ensure
+        monkeypatch.setattr(pool, "ensure", lambda items, ahead: wait((submitted.append(i) or i for i in items), ahead))
         seen = []
         for name in pool.groups(groups, lambda name: groups[name], ahead=3):
             seen.append(name)

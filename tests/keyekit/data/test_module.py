@@ -13,6 +13,7 @@ import torch
 from keyekit.data.contrastive import ContrastiveDataModule
 from keyekit.data.cost import SampleCost
 from keyekit.data.errors import BadData
+from keyekit.data.frames_file import drop_pixels
 from keyekit.data.mixture import Mixture
 from keyekit.data.module import ConversationDataModule
 from keyekit.data.packer import PackBudget
@@ -293,6 +294,54 @@ def test_training_goes_on_over_damaged_files_and_counts_each(media, write_jsonl,
     assert set(data.skipped_counts) <= {"broken_media", "empty_video"}
     assert sum(path.stat().st_size for path in (folder / "media").glob("*.frames")) < 500_000
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+class Elsewhere:
+    """A decoding service without another machine."""
+
+    def __init__(self, reader: MediaReader) -> None:
+        self.reader = reader
+        self.asked: Counter = Counter()
+        self.closed = False
+
+    def ensure(self, items, cache, ahead=None):
+        for item in items:
+            if item is not None:
+                self.asked[item.path.name] += 1
+                cache.keep(item, self.reader.read(item))
+            yield None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "portions", [{"train": ["count"]}, {"mixture": Mixture(sources=["count"], max_epochs=1)}], ids=str
+)
+def test_a_service_decodes_before_and_during_the_run(world, tmp_path, portions) -> None:
+    services: list[Elsewhere] = []
+
+    def service(reader: MediaReader) -> Elsewhere:
+        services.append(Elsewhere(reader))
+        return services[-1]
+
+    settings = {"world": world, "vocab_size": 400, "reader": READER, "cache": str(tmp_path), "pack_tokens": 100}
+    data = ConversationDataModule(**portions, **settings, decode_service=service)
+    data.prepare_data()
+    assert set(services[0].asked.values()) == {1}
+    clips = len(services[0].asked)
+    for path in (tmp_path / "media").glob("*.frames"):
+        drop_pixels(path)  # as when the cache is full
+    data.setup("fit")
+    names = [sample.id for batch in data.train_dataloader() for sample in batch.samples]
+    assert len(names) == 12
+    assert set(services[0].asked.values()) == {2}
+    assert len(services[0].asked) == clips
+    data.teardown("fit")
+    assert [found.closed for found in services] == [True]
+    data.train_dataloader()
+    assert len(services) == 2  # a test after the fit has a connection of its own
 
 
 @pytest.mark.filterwarnings("ignore")
