@@ -12,6 +12,8 @@ from PIL import Image
 from keyekit.data.errors import BadData
 from keyekit.data.media import Frames, _nearest, read_image, read_video
 from keyekit.data.processing.resize import resize_frames
+from keyekit.data.reader import MediaReader
+from keyekit.data.sample import ContentItem
 from keyekit.data.sampling import FrameLimits, UniformFps
 from keyekit.data.slow_fast import SlowFast
 from keyekit.data.world.files import write_video
@@ -73,7 +75,7 @@ def test_a_video_that_ends_early_is_broken(media, tmp_path) -> None:
     assert caught.value.reason == "broken_media"
 
 
-def test_a_clip_without_frames_is_empty(tmp_path) -> None:
+def test_a_file_with_sound_alone_is_an_empty_video(tmp_path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000)
@@ -81,9 +83,12 @@ def test_a_clip_without_frames_is_empty(tmp_path) -> None:
         frame.sample_rate = 8000
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
-    with pytest.raises(BadData, match="no video stream") as caught:
+    with pytest.raises(BadData, match=r"sound\.mp4 has no video stream; it holds audio") as caught:
         read_video(path, UniformFps())
     assert caught.value.reason == "empty_video"
+    with pytest.raises(BadData) as again:
+        MediaReader().read(ContentItem(kind="video", path=path))
+    assert (again.value.reason, str(again.value)) == ("empty_video", str(caught.value))
 
 
 def png_header(width: int, height: int) -> bytes:

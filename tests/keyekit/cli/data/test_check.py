@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
 from keyekit.cli.main import main
+from keyekit.testing.tiny import tiny_record
+
+
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
 
 
 def test_everything_that_was_planted_is_found(folder: Path, capsys) -> None:
@@ -18,6 +29,9 @@ def test_everything_that_was_planted_is_found(folder: Path, capsys) -> None:
         path.parent.mkdir(parents=True)
         Image.fromarray(pixels).save(path, quality=90)
     (Path("benchmarks/AI2D") / "cut.png").write_bytes(b"nothing")
+    write_sound(folder / "sound.mp4")
+    with (folder / "pictures.jsonl").open("a") as file:
+        file.write(json.dumps(tiny_record("sound", "what do you see?", "nothing", [("video", "sound.mp4")])) + "\n")
     words = ["data", "check", str(folder), "--benchmarks", "benchmarks", "--report", "out/report.jsonl"]
     assert main(words) == 1
     records = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
@@ -25,11 +39,13 @@ def test_everything_that_was_planted_is_found(folder: Path, capsys) -> None:
     assert shown == [
         ("unusable", "missing_media", None),
         ("unusable", "bad_line", None),
+        ("unusable", "empty_video", None),
         ("duplicate", "pictures.jsonl[1] i1", "pictures.jsonl[4] twin"),
         ("contaminated", "MMBench", "pictures.jsonl[2] i2"),
     ]
+    assert "sound.mp4 has no video stream; it holds audio" in records[2]["message"]
     out = capsys.readouterr().out
-    assert "7 of 9 entries can be used" in out
+    assert "7 of 10 entries can be used" in out
     assert "benchmark medium left out" in out
 
 
