@@ -38,8 +38,13 @@ class SecondAttempts:
         Args:
             groups: For each prompt its answers: the sample, the text, and what it is worth.
         """
-        samples, texts, outcomes = ([one[place] for group in groups for one in group] for place in range(3))
-        attempts = self.reports.second_attempts(samples, texts, outcomes, [len(group) for group in groups])
+        flat = [one for group in groups for one in group]
+        attempts = self.reports.second_attempts(
+            [sample for sample, _, _ in flat],
+            [text for _, text, _ in flat],
+            [outcome for _, _, outcome in flat],
+            [len(group) for group in groups],
+        )
         by_group: dict[int, list[Prompt]] = {}
         owners = [number for number, group in enumerate(groups) for _ in group]
         for attempt in attempts:
