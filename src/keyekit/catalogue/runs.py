@@ -22,6 +22,13 @@ PARTS: tuple[Part, ...] = (
         "callback", "AnswerReport", "keyekit.callbacks.answers:AnswerReport", "", "score per task, against blind runs"
     ),
     Part(
+        "callback",
+        "ResponseReport",
+        "keyekit.callbacks.responses:ResponseReport",
+        VL8B,
+        "shares of well-formed and of thinking answers",
+    ),
+    Part(
         "callback", "SamplePreviews", "keyekit.callbacks.previews:SamplePreviews", "", "frames and answers as pictures"
     ),
     Part(

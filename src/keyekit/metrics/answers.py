@@ -12,6 +12,7 @@ from torch import Tensor
 
 from keyekit.batch import SampleInfo
 from keyekit.metrics.boxes import box_iou, parse_box
+from keyekit.metrics.extraction import extract_answer
 from keyekit.metrics.spans import parse_span, temporal_iou
 
 __all__ = ["AnswerScores", "Prediction", "box_iou", "metric_name", "score", "temporal_iou"]
@@ -42,8 +43,9 @@ def metric_name(task: str) -> str:
 
 
 def score(prediction: Prediction) -> float:
-    """Between 0 and 1: overlap for time spans and boxes, equality of the text for everything else.
+    """Between 0 and 1: overlap for time spans and boxes, equality of the final answer for everything else.
 
+    The final answer is what :func:`~keyekit.metrics.extraction.extract_answer` finds behind a thought, as rewards take it.
     Texts are equal when they are so after folding case and collapsing white space. An overlap answer that cannot be read
     scores 0.
 
@@ -57,10 +59,11 @@ def score(prediction: Prediction) -> float:
     expected = prediction.info.answer
     if expected is None:
         raise ValueError(f"sample {prediction.info.id} has no known answer to score against")
+    answer = extract_answer(prediction.text)
     overlap = _OVERLAP.get(prediction.info.task)
     if overlap is not None:
-        return overlap(prediction.text, expected)
-    return float(_plain(prediction.text) == _plain(expected))
+        return overlap(answer, expected)
+    return float(_plain(answer) == _plain(extract_answer(expected)))
 
 
 class AnswerScores(torchmetrics.Metric):

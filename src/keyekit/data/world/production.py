@@ -62,7 +62,7 @@ def _samples(chunk: Chunk, index: int, item: Item) -> Iterator[dict[str, Any]]:
             "task": "caption" if chunk.task == "captions" else chunk.task,
             "messages": [
                 {"role": "user", "content": content},
-                {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
+                question.turn(),
             ],
             "answer": question.answer,
             "meta": meta,

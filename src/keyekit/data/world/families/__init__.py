@@ -7,6 +7,7 @@ from keyekit.data.world.families.counting import count
 from keyekit.data.world.families.events import order, temporal
 from keyekit.data.world.families.grounding import box, digits
 from keyekit.data.world.families.needle import needle
+from keyekit.data.world.families.thinking import in_modes, larger, long_sum, look
 from keyekit.data.world.families.told import told, told_events, told_objects, told_place
 
 __all__ = ["FAMILIES", "Builder", "Item", "Question"]
@@ -23,6 +24,11 @@ FAMILIES: dict[str, Builder] = {
     "captions": captions,
     "captions_placed": captions_placed,
     "needle": needle,
+    "look": look,
+    "larger": larger,
+    "long_sum": long_sum,
+    "larger_in_modes": in_modes(larger),
+    "long_sum_in_modes": in_modes(long_sum),
     "told_attribute": told(attribute, told_objects),
     "told_count": told(count, told_objects),
     "told_order": told(order, told_events),

@@ -24,6 +24,9 @@ class Question:
         options: The choices of a multiple-choice question, in the order of the text.
         chance: Score of somebody who cannot see; ``None`` lets the best constant answer of the split decide.
         subject: Phrase of the object asked about, if it is one.
+        thought: What somebody thinks before answering; ``None`` for nothing.
+        analysis: A judgement whether that is needed, ending in ``/think`` or ``/no_think``; ``None`` for no judgement.
+        mode: Response mode that the question is asked in; empty leaves it to the chat template.
     """
 
     text: str
@@ -32,14 +35,23 @@ class Question:
     options: tuple[str, ...] = ()
     chance: float | None = None
     subject: str = ""
+    thought: str | None = None
+    analysis: str | None = None
+    mode: str = ""
 
     def record(self) -> dict[str, Any]:
         """What a sample's ``meta`` says about the question."""
-        values = {"kind": self.kind, "options": list(self.options), "subject": self.subject}
+        values = {"kind": self.kind, "options": list(self.options), "subject": self.subject, "mode": self.mode}
         record: dict[str, Any] = {name: value for name, value in values.items() if value}
         if self.chance is not None:
             record["chance"] = self.chance
         return record
+
+    def turn(self) -> dict[str, Any]:
+        """The assistant's turn of a sample: the answer, with thought and analysis where there are any."""
+        turn: dict[str, Any] = {"role": "assistant", "content": [{"type": "text", "text": self.answer}]}
+        beside = {"thought": self.thought, "analysis": self.analysis}
+        return turn | {name: text for name, text in beside.items() if text is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
