@@ -169,6 +169,13 @@ PARTS: tuple[Part, ...] = (
         "continuous batching in the process that trains",
     ),
     Part(
+        "engine",
+        "LowerPrecision",
+        "keyekit.rollout.precision:LowerPrecision",
+        "",
+        "another engine over the weights in 16 bits",
+    ),
+    Part(
         "environment",
         "ImageTools",
         "keyekit.rollout.environments:ImageTools",

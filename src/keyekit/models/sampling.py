@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     sampling_log_probabilities: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: jsonargparse reads defaults by vars()
 class Sampler:
     """How the next token is drawn. The steps follow each other in the order of the arguments, as in transformers.
 

@@ -49,6 +49,9 @@ class RolloutEngine(ABC):
         spec: The model and how it is asked; each engine's first argument.
     """
 
+    precise = True
+    """Whether log-probabilities are those of the training pass but for rounding in its own precision."""
+
     def __init__(self, spec: RolloutSpec) -> None:
         self.spec = spec
 

@@ -45,7 +45,7 @@ class Experience(Batch):
         old_log_probs: ``[T]`` float32 log-probability of each label under the policy that drew it.
         advantages: ``[T]`` float32, of the response that a token belongs to.
         step_count: What this rank's packs of the optimizer step count as together, as the objective normalises.
-        selections: Choices of routers and indexers to replay, or ``None``.
+        selections: Choices of routers and indexers in the rollout, if they were recorded.
         meters: Numbers about the round of rollouts, with its first pack alone.
     """
 
@@ -84,7 +84,7 @@ def pack_responses(responses: Sequence[ScoredResponse], patch_size: int, replay:
     Args:
         responses: Of any prompts; none makes a small pack of padding.
         patch_size: Side of a patch in pixels.
-        replay: Whether the recorded choices of routers and indexers come along.
+        replay: Whether the recorded choices of routers and indexers come along, to be replayed or compared with.
 
     Returns:
         The pack; its :attr:`Experience.step_count` is still to be set.
@@ -96,7 +96,7 @@ def pack_responses(responses: Sequence[ScoredResponse], patch_size: int, replay:
     targets = batch.labels != IGNORED_LABEL
     ledgers = [trajectory.ledger for trajectory in trajectories if trajectory.ledger is not None]
     if replay and len(ledgers) < len(trajectories):
-        raise ValueError("replay needs the choices of every response: let the engine record them (record=True)")
+        raise ValueError("the choices of every response are needed: let the engine record them (record=True)")
     total = batch.tokens.shape[0]
     return Experience(
         **{entry.name: getattr(batch, entry.name) for entry in fields(Batch)},

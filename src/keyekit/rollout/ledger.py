@@ -17,7 +17,7 @@ from torch.nn import functional
 from keyekit.batch import Segments
 from keyekit.models.decoder import LayerSelection
 
-__all__ = ["Ledger", "Recorder", "replayed", "split_by_sequence"]
+__all__ = ["Ledger", "Recorder", "disagreement", "replayed", "split_by_sequence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,46 @@ def replayed(ledgers: Sequence[Ledger], total: int, device: torch.device | str) 
         )
         for parts in layers
     )
+
+
+def disagreement(
+    recorded: Sequence[LayerSelection], taken: Sequence[LayerSelection], num_tokens: int
+) -> dict[str, Tensor]:
+    """Shares of recorded choices that another pass did not take: the measure of what replay removes.
+
+    Args:
+        recorded: Of each layer, as :func:`replayed` gives them.
+        taken: Of each layer, those of the other pass over the same pack.
+        num_tokens: Leading tokens to look at; the rest is padding.
+
+    Returns:
+        ``router_disagreement``, the share of visits to experts, and ``index_disagreement``, the share of selected keys, over
+        all layers that choose; nothing for what no layer chooses.
+
+    Example:
+        >>> one, other = LayerSelection(experts=torch.tensor([[3, 1]])), LayerSelection(experts=torch.tensor([[1, 2]]))
+        >>> {name: share.item() for name, share in disagreement([one], [other], 1).items()}
+        {'router_disagreement': 0.5}
+    """
+    pairs = list(zip(recorded, taken, strict=True))
+    shares = {
+        "router_disagreement": [_missing(a.experts, b.experts, num_tokens) for a, b in pairs],
+        "index_disagreement": [_missing(a.keys, b.keys, num_tokens) for a, b in pairs],
+    }
+    found = {name: [counts for counts in layers if counts is not None] for name, layers in shares.items()}
+    totals = {name: torch.stack(layers).sum(0) for name, layers in found.items() if layers}
+    return {name: missed / choices.clamp(min=1) for name, (missed, choices) in totals.items()}
+
+
+def _missing(recorded: Tensor | None, taken: Tensor | None, num_tokens: int) -> Tensor | None:
+    """``[2]`` how many recorded choices of a layer are not among those taken, and how many there are."""
+    if recorded is None or taken is None:
+        return None
+    choices, ordered = recorded[:num_tokens].long().contiguous(), taken[:num_tokens].long().sort(dim=1).values
+    place = torch.searchsorted(ordered, choices).clamp(max=ordered.shape[1] - 1)
+    real = choices >= 0
+    missed = real & (ordered.gather(1, place) != choices)
+    return torch.stack([missed.sum(), real.sum()]).float()
 
 
 def _packed_experts(parts: Iterable[Tensor | None], total: int, device: torch.device | str) -> Tensor | None:

@@ -35,7 +35,7 @@ class RolloutLoader(StatefulLoader):
         packs: Packs of a step on this rank: the trainer's ``accumulate_grad_batches``.
         pack_tokens: Most tokens of a pack.
         seed: Seed of the order of prompts and of the responses.
-        replay: Whether recorded choices of routers and indexers are replayed.
+        recorded: Whether packs bring the choices of routers and indexers, which the engine has to record.
 
     Raises:
         ValueError: If there are fewer prompts than a round takes on all ranks, or a number is not positive.
@@ -50,7 +50,7 @@ class RolloutLoader(StatefulLoader):
         packs: int = 1,
         pack_tokens: int = 8192,
         seed: int = 0,
-        replay: bool = False,
+        recorded: bool = False,
     ) -> None:
         super().__init__()
         for name, number in (("steps", steps), ("packs", packs), ("pack_tokens", pack_tokens)):
@@ -63,7 +63,7 @@ class RolloutLoader(StatefulLoader):
         self.packs = packs
         self.pack_tokens = pack_tokens
         self.seed = seed
-        self.replay = replay
+        self.recorded = recorded
         self.patch_size = prompts.encoder.cache.reader.geometry.patch_size
         if len(prompts) < rounds.prompts * rank_and_world()[1]:
             raise ValueError(
@@ -134,7 +134,7 @@ class RolloutLoader(StatefulLoader):
         return Prompt(encoded=self.prompts.encoded[index], pictures=self.prompts.pictures(index))
 
     def _packs(self, step: list[list[ScoredResponse]]) -> list[Experience]:
-        packs = [pack_responses(responses, self.patch_size, self.replay) for responses in step]
+        packs = [pack_responses(responses, self.patch_size, self.recorded) for responses in step]
         longest = max(pack.tokens.shape[0] for pack in packs)
         if longest > self.pack_tokens:
             raise ValueError(
@@ -148,4 +148,14 @@ class RolloutLoader(StatefulLoader):
         prompt = self._prompt(self._places[response["prompt"]])
         if again is not None:
             prompt = Prompt.of(asked_again(prompt.encoded.sample, **again), self.prompts.encoder)
+        if response["hint"] is not None:
+            prompt = self._hinted(prompt, response["hint"])
         return restored(response, prompt)
+
+    def _hinted(self, prompt: Prompt, level: int) -> Prompt:
+        hinted = None if self.rounds.hint is None else self.rounds.hint(prompt, level)
+        if hinted is None:
+            raise ValueError(
+                f"the round under way asked {prompt.name} with a hint that is not there any more: resume with the same hints"
+            )
+        return hinted

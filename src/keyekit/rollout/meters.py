@@ -26,6 +26,8 @@ class Tally:
         broken: Responses whose reward is no finite number.
         lost: Responses that the engine was asked for and did not give.
         attempts: Rewards of second attempts.
+        hard: Groups without a right answer, before hints.
+        helped: Those that a hint brought one.
     """
 
     asked: int = 0
@@ -35,6 +37,8 @@ class Tally:
     broken: int = 0
     lost: int = 0
     attempts: list[float] = field(default_factory=list)
+    hard: int = 0
+    helped: int = 0
 
     @property
     def share(self) -> float:
@@ -77,6 +81,8 @@ def round_meters(responses: Sequence[ScoredResponse], tally: Tally) -> dict[str,
         known = [reward for reward in tally.attempts if isfinite(reward)]
         meters["second_attempts"] = float(len(tally.attempts))
         meters["second_attempt_reward"] = sum(known) / max(len(known), 1)
+    if tally.helped:
+        meters["helped_groups"] = tally.helped / tally.hard
     meters |= _turns([response.trajectory.interjections for response in responses])
     for name in sorted({name for response in responses for name in response.parts}):
         known = [response.parts[name] for response in responses if name in response.parts]

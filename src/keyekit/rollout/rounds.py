@@ -51,6 +51,8 @@ class Rounds:
         keep_flat: Whether groups without variance are kept, as plain GRPO does: they have no gradient but count in means.
         second: Asks again where every answer to a prompt is wrong (2.0 sheet 10.3); ``None`` does not. The new answers are a
             group of their own.
+        hint: The prompt with the hint of a level behind its question, ``None`` if there is no such hint. Where every answer is
+            wrong, hints are given until one is right, and that group is learnt from (8B sheet 5.8). ``None`` gives none.
     """
 
     engine: RolloutEngine
@@ -62,6 +64,7 @@ class Rounds:
     oversampling: float = 1.0
     keep_flat: bool = False
     second: SecondAttempts | None = None
+    hint: Callable[[Prompt, int], Prompt | None] | None = None
 
     def make(self, draw: Iterator[Prompt], seed: int) -> Round:
         """One round.
@@ -82,7 +85,7 @@ class Rounds:
             found = self._answered(asked, self.responses, seed + tally.asked)
             tally.asked += len(asked)
             tally.lost += len(asked) * self.responses - sum(map(len, found))
-            found += self._again(found, seed + tally.asked, tally)
+            found += self._again(found, seed + tally.asked, tally) + self._hinted(found, seed + tally.asked, tally)
             found = [group for group in found if group]  # an engine may have lost all of one
             if not found:
                 continue
@@ -90,7 +93,7 @@ class Rounds:
             choice = informative_groups(rewards, names)
             tally.add(choice)
             compared = self._compared(found, rewards, names)
-            everything += [response for group in compared for response in group]
+            everything += [response for group in compared for response in group if not _was_hinted(response)]
             kept = choice.kept if not self.keep_flat else rewards.isfinite()
             groups += [group for group in _kept(compared, kept) if group]
             missing = max(self.prompts - len(groups), 0)
@@ -124,6 +127,23 @@ class Rounds:
         tally.attempt([one.judgement.value for group in again for one in group])
         return again
 
+    def _hinted(self, found: list[list[_Judged]], seed: int, tally: Tally) -> list[list[_Judged]]:
+        """Groups of answers to hinted prompts, each with the weakest hint by which one was right."""
+        hard = [group[0].trajectory.prompt for group in found if group and not _any_right(group)]
+        tally.hard += len(hard)
+        helped: list[list[_Judged]] = []
+        level = 0
+        while self.hint is not None and hard:
+            hinted = [(prompt, self.hint(prompt, level)) for prompt in hard]
+            asked = [(prompt, with_hint) for prompt, with_hint in hinted if with_hint is not None]
+            answers = self._answered([with_hint for _, with_hint in asked], self.responses, seed) if asked else []
+            right = [_any_right(group) for group in answers]
+            helped += [group for group, is_right in zip(answers, right, strict=True) if is_right]
+            hard = [prompt for (prompt, _), is_right in zip(asked, right, strict=True) if not is_right]
+            level += 1
+        tally.helped += len(helped)
+        return helped
+
     def _compared(
         self, found: list[list[_Judged]], rewards: torch.Tensor, names: torch.Tensor
     ) -> list[list[ScoredResponse]]:
@@ -144,6 +164,15 @@ class _Judged(NamedTuple):
     sample: Sample
     text: str
     judgement: Judgement
+
+
+def _any_right(group: Sequence[_Judged]) -> bool:
+    """Whether an answer is worth something, or what it is worth is not known."""
+    return any(not one.judgement.value <= 0 for one in group)
+
+
+def _was_hinted(response: ScoredResponse) -> bool:
+    return "hint" in response.trajectory.prompt.encoded.sample.meta
 
 
 def divide(groups: Sequence[list[ScoredResponse]], steps: int, packs: int) -> list[list[list[ScoredResponse]]]:

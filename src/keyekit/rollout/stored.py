@@ -17,7 +17,7 @@ __all__ = ["restored", "stored"]
 
 
 def stored(response: ScoredResponse) -> dict[str, Any]:
-    """A response; its prompt is known by the name of its sample, a second attempt also by its report.
+    """A response; its prompt is known by the name of its sample, a second attempt also by its report, a hint by its level.
 
     Pictures that tools showed are stored: they lie in no file.
     """
@@ -25,12 +25,13 @@ def stored(response: ScoredResponse) -> dict[str, Any]:
     meta = trajectory.prompt.encoded.sample.meta
     again = (
         {"answer": meta["first_answer"], "report": meta["report"], "number": meta["number"]}
-        if "origin" in meta
+        if "report" in meta
         else None
     )
     return {
         "prompt": meta.get("origin", trajectory.prompt.name),
         "again": again,
+        "hint": meta.get("hint"),
         "tokens": list(trajectory.tokens),
         "log_probabilities": list(trajectory.log_probabilities),
         "sampling_log_probabilities": list(trajectory.sampling_log_probabilities),

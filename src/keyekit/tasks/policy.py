@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,13 @@ from keyekit.rewards.context_rl import MistakeReports
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
 from keyekit.rollout.environments import Environment
 from keyekit.rollout.experience import Experience
+from keyekit.rollout.hints import Hints
+from keyekit.rollout.ledger import disagreement
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.rounds import Rounds
 from keyekit.rollout.second_attempts import SecondAttempts
+from keyekit.rollout.shuffled import shuffled
 from keyekit.rollout.turns import TurnEngine
 from keyekit.tasks.language_modeling import LanguageModeling
 
@@ -56,8 +60,11 @@ class PolicyOptimization(LanguageModeling):
         environment: What replies between turns of a response, such as image tools; by default a response is one turn.
         turns: Most turns of a response.
         reports: Where every answer to a prompt is wrong, has mistakes reported and the prompt answered again (2.0 sheet 10.3).
+        hints: Where every answer to a prompt is wrong, what part of its solution is told (8B sheet 5.8).
         pack_tokens: Most tokens of a pack of responses.
         replay: Whether choices of routers and indexers are recorded in rollouts and replayed in training.
+        compare_choices: Whether they are recorded, though not replayed, to log on how many of them rollout and training differ.
+        shuffle_rewards: Whether rewards are dealt to other prompts than they are for: the control that must learn nothing.
         seed: Seed of prompts and responses.
         learning_rate: Peak learning rate.
         weight_decay: Decay of matrices.
@@ -90,8 +97,11 @@ class PolicyOptimization(LanguageModeling):
         environment: Environment | None = None,
         turns: int = 5,
         reports: MistakeReports | None = None,
+        hints: Hints | None = None,
         pack_tokens: int = 8192,
         replay: bool = False,
+        compare_choices: bool = False,
+        shuffle_rewards: bool = False,
         seed: int = 0,
         learning_rate: float = 1e-6,
         weight_decay: float = 0.0,
@@ -129,8 +139,11 @@ class PolicyOptimization(LanguageModeling):
         self.environment = environment
         self.turns = turns
         self.reports = reports
+        self.hints = hints
         self.pack_tokens = pack_tokens
         self.replay = replay
+        self.records = replay or compare_choices
+        self.shuffle_rewards = shuffle_rewards
         self.seed = seed
         self._reference: list[VisionLanguageModel] = []  # in a list, so that no checkpoint holds it
 
@@ -155,20 +168,21 @@ class PolicyOptimization(LanguageModeling):
         """
         stop = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
         sampler = Sampler(temperature=self.temperature)
-        spec = RolloutSpec(self.network, stop, self.max_new_tokens, sampler, self.replay, prompts.encoder)
+        spec = RolloutSpec(self.network, stop, self.max_new_tokens, sampler, self.records, prompts.encoder)
         engine = self.engine(spec)
         longest = max(self.pack_tokens - self.max_new_tokens, 1)  # with a turn behind it, a sequence still fits a pack
         if self.environment is not None:
             engine = TurnEngine(spec, engine, self.environment, self.turns, longest)
         rounds = Rounds(
             engine=engine,
-            judge=self.reward.score,
+            judge=shuffled(self.reward.score, self.seed) if self.shuffle_rewards else self.reward.score,
             compare=self.policy.advantages,
             decode=tokenizer.decode,
             prompts=self.prompts_per_round,
             responses=self.responses,
             oversampling=self.oversampling,
             keep_flat=self.keep_flat,
+            hint=self.hints and partial(self.hints.prompt, encoder=prompts.encoder),
             second=self.reports and SecondAttempts(reports=self.reports, encoder=prompts.encoder, longest=longest),
         )
         return RolloutLoader(
@@ -179,7 +193,7 @@ class PolicyOptimization(LanguageModeling):
             packs=self.trainer.accumulate_grad_batches,
             pack_tokens=self.pack_tokens,
             seed=self.seed,
-            replay=self.replay,
+            recorded=self.records,
         )
 
     def on_train_start(self) -> None:
@@ -194,10 +208,14 @@ class PolicyOptimization(LanguageModeling):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one pack of responses."""
         assert isinstance(batch, Experience)
-        output = self.network(batch, selections=batch.selections)
+        output = self.network(batch, selections=batch.selections if self.replay else None)
         policy = self._policy_loss(batch, output.hidden)
         others, values = self._other_losses(output)
         loss = policy.loss + others
+        if batch.selections is not None:
+            real = batch.samples[-1].stop
+            shares = disagreement(batch.selections, output.selections, real)
+            self.log_dict({f"rollout/{name}": share for name, share in shares.items()}, batch_size=real)
         values = {f"train/{name}": value for name, value in policy.meters.items()} | values
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.num_targets or 1)
         self.log_dict(values, batch_size=batch.num_targets or 1)

@@ -6,7 +6,7 @@ import torch
 
 from keyekit.batch import Segments
 from keyekit.models.decoder import LayerSelection
-from keyekit.rollout.ledger import Recorder, replayed, split_by_sequence
+from keyekit.rollout.ledger import Recorder, disagreement, replayed, split_by_sequence
 
 
 def test_keys_are_counted_from_the_sequence_and_shifted_in_the_pack() -> None:
@@ -42,3 +42,19 @@ def test_steps_that_select_more_keys_widen_the_rows_before() -> None:
     recorder.add([LayerSelection(keys=torch.tensor([[0]]))])
     recorder.add([LayerSelection(keys=torch.tensor([[0, 1]]))])
     assert recorder.ledger().layers[0].keys.tolist() == [[0, -1], [0, 1]]
+
+
+def test_disagreement_counts_recorded_choices_that_were_not_taken() -> None:
+    recorded = [
+        LayerSelection(experts=torch.tensor([[0, 1], [2, 3], [0, 1]]), keys=torch.tensor([[0, -1], [1, 0], [2, -1]])),
+        LayerSelection(experts=torch.tensor([[5, 4], [1, 0], [0, 1]])),
+    ]
+    taken = [
+        LayerSelection(experts=torch.tensor([[1, 0], [2, 7], [6, 7]]), keys=torch.tensor([[0, -1], [0, -1], [9, 9]])),
+        LayerSelection(experts=torch.tensor([[4, 5], [6, 7], [6, 7]])),
+    ]
+    shares = disagreement(recorded, taken, num_tokens=2)  # the third token is padding
+    assert shares["router_disagreement"].item() == 3 / 8  # order does not count
+    assert abs(shares["index_disagreement"].item() - 1 / 3) < 1e-6
+    assert not any(share.item() for share in disagreement(recorded, recorded, 3).values())
+    assert disagreement([LayerSelection()], [LayerSelection()], 3) == {}

@@ -51,7 +51,7 @@ def loader(maker, model, replay: bool = False, **settings) -> RolloutLoader:
         engine=engine, judge=by_length, compare=group_advantages, decode=lambda t: "x" * len(t), prompts=4, responses=3
     )
     settings = {"steps": 2, "packs": 2} | settings
-    return RolloutLoader(Prompts(maker), rounds, "sequence", replay=replay, **settings)
+    return RolloutLoader(Prompts(maker), rounds, "sequence", recorded=replay, **settings)
 
 
 def model():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -117,3 +117,21 @@ def test_steps_hold_whole_groups_and_packs_of_like_length(prompt_maker) -> None:
         loads = [sum(len(r.trajectory.tokens) + 4 for r in pack) for pack in step]
         assert max(loads) - min(loads) <= 4
     assert divide([], 2, 2) == [[[], []], [[], []]]
+
+
+def test_hard_prompts_are_asked_with_hints_until_one_answer_is_right(prompt_maker) -> None:
+    def judge(samples, texts):  # p0 is solved without a hint, p1 with the second, p2 never
+        right = [sample.id == "p0" or (sample.meta.get("hint") == 1 and "p1" in sample.id) for sample in samples]
+        return [Judged(float(is_right and text == "4")) for is_right, text in zip(right, texts, strict=True)]
+
+    def hint(prompt, level):
+        meta = {"hint": level, "origin": prompt.name}
+        sample = replace(prompt.encoded.sample, id=f"{prompt.name}#{level}", meta=meta)
+        return Prompt(encoded=replace(prompt.encoded, sample=sample), pictures=[]) if level < 3 else None
+
+    engine = Counting()
+    made = rounds(engine, judge, prompts=3, hint=hint).make(endless(prompt_maker), seed=0)
+    assert engine.asked == ["p0", "p1", "p2", "p1#0", "p2#0", "p1#1", "p2#1", "p2#2"]
+    assert [group[0].trajectory.prompt.name for group in made.groups] == ["p0", "p1#1"]
+    assert made.meters["helped_groups"] == 0.5
+    assert made.meters["reward"] == pytest.approx(1 / 9)  # of the prompts as they are

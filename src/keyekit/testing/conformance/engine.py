@@ -66,7 +66,8 @@ def check_probabilities_are_those_of_the_model(cls: type[RolloutEngine]) -> None
         hidden = spec.network(pack).hidden
         found = token_log_probs(hidden, spec.network.decoder.lm_head.weight, pack.labels, pack.num_targets).values
     expected = torch.tensor([value for response in responses for value in response.log_probabilities])
-    torch.testing.assert_close(found[pack.mask], expected, atol=1e-3, rtol=1e-3, msg=_DIFFERENT)
+    room = 1e-3 if cls.precise else 0.1
+    torch.testing.assert_close(found[pack.mask], expected, atol=room, rtol=room, msg=_DIFFERENT)
     torch.testing.assert_close(pack.old_log_probs[pack.mask], expected, atol=1e-3, rtol=1e-3, msg=_DIFFERENT)
 
 

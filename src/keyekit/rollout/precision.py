@@ -1,0 +1,64 @@
+"""Rollouts in a lower precision than training, as an inference server would answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.rollout.engine import RolloutEngine, RolloutSpec
+from keyekit.rollout.native import NativeEngine
+from keyekit.rollout.trajectory import Prompt, Trajectory
+
+__all__ = ["LowerPrecision"]
+
+
+class LowerPrecision(RolloutEngine):
+    """Another engine over a copy of the weights in 16 bits, made anew at every call.
+
+    Faster where the hardware is; and the way to see what a gap between rollout and training does, and that the replay ledger
+    closes the part of it that comes from routers and indexers (:mod:`keyekit.rollout.ledger`).
+
+    Args:
+        spec: The model and how it is asked.
+        dtype: Of the parameters and of what is computed with them.
+        engine: What answers with the copy.
+
+    Raises:
+        ValueError: If there is no such dtype.
+    """
+
+    precise = False
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        dtype: Literal["bfloat16", "float16"] = "bfloat16",
+        engine: Callable[[RolloutSpec], RolloutEngine] = NativeEngine,
+    ) -> None:
+        super().__init__(spec)
+        if dtype not in ("bfloat16", "float16"):
+            raise ValueError(f"dtype={dtype!r}: choose bfloat16 or float16")
+        self.dtype = getattr(torch, dtype)
+        self.copy = _cast(deepcopy(spec.network).eval().requires_grad_(False), self.dtype)
+        self.engine = engine(replace(spec, network=self.copy))
+
+    def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
+        """See :class:`~keyekit.rollout.engine.RolloutEngine`; the copy follows the weights first."""
+        sources, targets = self.spec.network.state_dict(), self.copy.state_dict()
+        with torch.no_grad():
+            for name, target in targets.items():
+                target.copy_(sources[name])
+        self.copy.to(self.spec.network.decoder.lm_head.weight.device)
+        return self.engine.rollout(prompts, responses, seed)
+
+
+def _cast(network: VisionLanguageModel, dtype: torch.dtype) -> VisionLanguageModel:
+    """Parameters alone: buffers, such as the bias of a balanced router, stay as precise as they are."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return network

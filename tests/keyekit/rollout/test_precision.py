@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from keyekit.rollout.engine import RolloutSpec
+from keyekit.rollout.native import NativeEngine
+from keyekit.rollout.precision import LowerPrecision
+from keyekit.testing.tiny import tiny_vision_language_model
+
+
+def said(engine, prompts) -> list[tuple[int, ...]]:
+    return [one.tokens for group in engine.rollout(prompts, 2, seed=3) for one in group]
+
+
+def test_the_copy_answers_in_bfloat16_and_follows_the_weights(prompts) -> None:
+    network = tiny_vision_language_model().eval()
+    spec = RolloutSpec(network, (), 4)
+    engine = LowerPrecision(spec)
+    before = said(engine, prompts)
+    assert {parameter.dtype for parameter in engine.copy.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    precise = NativeEngine(spec).rollout(prompts, 2, seed=3)
+    rough = engine.rollout(prompts, 2, seed=3)
+    assert precise[0][0].log_probabilities != rough[0][0].log_probabilities
+    assert precise[0][0].log_probabilities[0] == pytest.approx(rough[0][0].log_probabilities[0], abs=0.1)
+    with torch.no_grad():
+        network.decoder.lm_head.weight.mul_(-1)
+    assert said(engine, prompts) != before
+
+
+def test_another_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose bfloat16 or float16"):
+        LowerPrecision(RolloutSpec(tiny_vision_language_model(), (), 4), dtype="int8")
