@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
+
+from keyekit.rewards.endpoints import said
+from keyekit.rewards.json_client import EndpointRefused, JsonClient
 
 __all__ = ["EndpointJudge", "Judge", "ask_until"]
 
@@ -49,35 +49,30 @@ class EndpointJudge(Judge):
         max_tokens: int = 128,
         timeout: float = 60.0,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url={url!r}: expected http:// or https://")
-        self.url = url
+        self.client = JsonClient([url], key_variable, timeout, tries=1)  # trying again is up to ask_until
         self.model = model
-        self.key_variable = key_variable
         self.max_tokens = max_tokens
-        self.timeout = timeout
 
     def ask(self, prompt: str, temperature: float) -> str | None:
-        """See :class:`Judge`; a server that cannot be reached or replies with an error gives no reply."""
+        """See :class:`Judge`; a server that cannot be reached or replies with an error gives no reply.
+
+        Raises:
+            EndpointRefused: If it refuses every prompt, for the key or the name of the model.
+            ModuleNotFoundError: If ``httpx`` is not installed.
+        """
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": temperature,
             "max_tokens": self.max_tokens,
         }
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        key = os.environ.get(self.key_variable)
-        if key:
-            request.add_header("Authorization", f"Bearer {key}")
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                return json.load(reply)["choices"][0]["message"]["content"]
-        except (OSError, ValueError, KeyError, IndexError, TypeError):  # URLError is an OSError
+            (reply,) = self.client.post([("/chat/completions", body)], said)
+        except EndpointRefused as error:
+            if error.status in (401, 403, 404):
+                raise
             return None
+        return reply
 
 
 def ask_until(judge: Judge, prompt: str, read: Callable[[str], Result | None]) -> Result | None:

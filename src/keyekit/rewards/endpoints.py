@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-__all__ = ["ChatEndpoint", "ChatModel", "EndpointRefused"]
+from keyekit.rewards.json_client import EndpointRefused, JsonClient
 
-_log = logging.getLogger(__name__)
-_WORTH_ANOTHER_TRY = (408, 409, 425, 429, 500, 502, 503, 504)
-_LONGEST_PAUSE = 60.0
-
-
-class EndpointRefused(RuntimeError):
-    """The server answers, but refuses what it is asked: trying again would not help."""
+__all__ = ["ChatEndpoint", "ChatModel", "EndpointRefused", "said"]
 
 
 class ChatModel(ABC):
@@ -41,9 +29,8 @@ class ChatModel(ABC):
 class ChatEndpoint(ChatModel):
     """A model behind one or several servers.
 
-    Where a reply takes too long, or a server is dead, busy or answers with something else, the next server is tried after
-    twice the pause of before, or the time that the server asks for; in the end there is no reply. Keye-VL sends requests to
-    one of several reward servers at random (8B sheet 5.5); here a digest of the prompt chooses, so that runs can be repeated.
+    What happens to trouble is said at :class:`~keyekit.rewards.json_client.JsonClient`. Keye-VL sends requests to one of
+    several reward servers at random (8B sheet 5.5); here a digest of the request chooses, so that runs can be repeated.
 
     Args:
         urls: Bases of the protocol, such as ``http://127.0.0.1:8000/v1``, of servers with the same model.
@@ -69,20 +56,12 @@ class ChatEndpoint(ChatModel):
         pause: float = 1.0,
         concurrency: int = 16,
     ) -> None:
-        wrong = [url for url in urls if not url.startswith(("http://", "https://"))]
-        if wrong or not urls:
-            raise ValueError(f"urls={urls}: expected at least one, each with http:// or https://")
-        if seconds <= 0 or tries < 1 or pause < 0 or concurrency < 1 or max_tokens < 1:
-            raise ValueError("need seconds > 0, tries >= 1, pause >= 0, concurrency >= 1 and max_tokens >= 1")
-        self.urls = [url.rstrip("/") for url in urls]
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens={max_tokens}: a reply needs at least one")
+        self.client = JsonClient(urls, key_variable, seconds, tries, pause, concurrency)
         self.model = model
-        self.key_variable = key_variable
         self.max_tokens = max_tokens
         self.temperature = temperature
-        self.seconds = seconds
-        self.tries = tries
-        self.pause = pause
-        self.concurrency = concurrency
 
     def ask(self, prompts: Sequence[str]) -> list[str | None]:
         """See :class:`ChatModel`.
@@ -90,71 +69,22 @@ class ChatEndpoint(ChatModel):
         Raises:
             ModuleNotFoundError: If ``httpx`` is not installed.
         """
-        try:
-            import httpx
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("asking a server needs httpx: pip install keyekit[rewards]") from error
-        key = os.environ.get(self.key_variable)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=self.concurrency)
-        with (
-            httpx.Client(headers=headers, timeout=self.seconds, limits=limits, trust_env=False) as client,
-            ThreadPoolExecutor(self.concurrency) as threads,
-        ):
-            return list(threads.map(lambda prompt: self._ask(client, prompt), prompts))
+        return self.client.post([("/chat/completions", self._body(prompt)) for prompt in prompts], said)
 
-    def _ask(self, client: Any, prompt: str) -> str | None:
-        first = int.from_bytes(hashlib.blake2b(prompt.encode(errors="replace"), digest_size=4).digest(), "big")
-        problem = ""
-        for number in range(self.tries):
-            url = self.urls[(first + number) % len(self.urls)]
-            reply, problem, wait = self._try(client, url, prompt)
-            if reply is not None:
-                return reply
-            if number + 1 < self.tries:
-                time.sleep(min(max(self.pause * 2**number, wait), _LONGEST_PAUSE))
-        _log.warning("no reply of %s after %d tries: %s", self.model, self.tries, problem)
-        return None
-
-    def _try(self, client: Any, url: str, prompt: str) -> tuple[str | None, str, float]:
-        """A reply, or what went wrong and for how many seconds the server wants to be left alone."""
-        import httpx
-
-        body = {
+    def _body(self, prompt: str) -> dict[str, Any]:
+        return {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
         }
-        end = time.monotonic() + self.seconds
-        try:
-            with client.stream("POST", f"{url}/chat/completions", json=body) as answer:
-                received = bytearray()
-                for piece in answer.iter_raw():  # a server that sends a byte now and then is slow, too
-                    received += piece
-                    if time.monotonic() > end:
-                        return None, f"{url} takes longer than {self.seconds:g} seconds", 0.0
-        except httpx.HTTPError as error:
-            return None, f"{url}: {type(error).__name__}: {error}", 0.0
-        if answer.status_code in _WORTH_ANOTHER_TRY:
-            return None, f"{url} answers {answer.status_code}", _seconds(answer.headers.get("Retry-After"))
-        if answer.status_code >= 400:
-            text = received[:200].decode(errors="replace")
-            raise EndpointRefused(f"{url} refuses the model {self.model} with {answer.status_code}: {text}")
-        return _content(answer, bytes(received), url)
 
 
-def _content(answer: Any, received: bytes, url: str) -> tuple[str | None, str, float]:
+def said(reply: Any) -> str | None:
+    """The text of a reply of the chat protocol, ``None`` if there is none.
 
-    try:
-        text = json.loads(received)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None, f"{url} answers {answer.status_code} with something else than a reply", 0.0
-    return (text, "", 0.0) if isinstance(text, str) else (None, f"{url} replies with no text", 0.0)
-
-
-def _seconds(header: str | None) -> float:
-    try:
-        return max(float(header or 0), 0.0)
-    except ValueError:
-        return 0.0  # a date: the usual pause does
+    Raises:
+        LookupError: If it is no such reply; or TypeError.
+    """
+    text = reply["choices"][0]["message"]["content"]
+    return text if isinstance(text, str) else None

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from keyekit.evaluation.judges import EndpointJudge, ask_until
+from keyekit.rewards.endpoints import EndpointRefused
 
 
 class Server(HTTPServer):
@@ -79,9 +80,16 @@ def test_errors_are_no_reply(server: Server, status: int, reply: str):
     assert [asked["temperature"] for asked in server.asked] == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
+def test_a_wrong_key_is_told_at_once(server: Server):
+    server.status, server.reply = 401, "who are you?"
+    with pytest.raises(EndpointRefused, match="401: who are you"):
+        judge_of(server).ask("?", 0.0)
+    server.status = 400  # such as one prompt that is too long
+    assert judge_of(server).ask("?", 0.0) is None
+
+
 def test_a_server_that_is_not_there_gives_no_reply(server: Server):
-    judge = judge_of(server)
-    judge.url = "http://127.0.0.1:1/v1"
+    judge = EndpointJudge("http://127.0.0.1:1/v1", "judge")
     assert judge.ask("?", 0.0) is None
-    with pytest.raises(ValueError, match="expected http"):
+    with pytest.raises(ValueError, match="each with http"):
         EndpointJudge("ftp://x", "judge")

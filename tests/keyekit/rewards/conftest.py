@@ -81,7 +81,7 @@ def server() -> Iterator[Server]:
 def naps(monkeypatch) -> list[float]:
     """The pauses that an endpoint makes, none of which is waited for."""
     taken: list[float] = []
-    monkeypatch.setattr("keyekit.rewards.endpoints.time", _Clock(taken))
+    monkeypatch.setattr("keyekit.rewards.json_client.time", _Clock(taken))
     return taken
 
 

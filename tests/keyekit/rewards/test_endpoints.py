@@ -104,18 +104,19 @@ def test_a_dead_server_is_gone_round(server, naps):
 def test_prompts_are_spread_over_servers_the_same_way_every_time():
     one = endpoint("http://a", "http://b")
     asked: list[str] = []
-    one._try = lambda client, url, prompt: (asked.append(url), ("x", "", 0.0))[1]
+    one.client._try = lambda client, url, body, read: (asked.append(url), ("x", "", 0.0))[1]
     prompts = [str(number) for number in range(40)]
     one.ask(prompts)
     first, asked[:] = list(asked), []
     one.ask(prompts)
     assert sorted(asked) == sorted(first)
-    assert 10 < first.count("http://a") < 30
+    assert 10 < first.count("http://a/chat/completions") < 30
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"urls": []}, {"urls": ["localhost:8000"]}, {"tries": 0}, {"seconds": 0}, {"concurrency": 0}]
+    "arguments",
+    [{"urls": []}, {"urls": ["localhost:8000"]}, {"tries": 0}, {"seconds": 0}, {"concurrency": 0}, {"max_tokens": 0}],
 )
 def test_arguments(arguments):
-    with pytest.raises(ValueError, match=r"expected at least one|need seconds"):
+    with pytest.raises(ValueError, match=r"expected at least one|need seconds|needs at least one"):
         ChatEndpoint(**{"urls": ["http://a"], "model": "judge", **arguments})
