@@ -239,6 +239,13 @@ PARTS: tuple[Part, ...] = (
     Part("reward", "OrderMatch", "keyekit.rewards.order:OrderMatch", f"{VL8B}; {VL2}", "things in their right order"),
     Part(
         "reward",
+        "InstructionFollowing",
+        "keyekit.rewards.instructions:InstructionFollowing",
+        VL8B,
+        "length, words and form as the question asks for them",
+    ),
+    Part(
+        "reward",
         "RepetitionPenalty",
         "keyekit.rewards.penalties:RepetitionPenalty",
         f"{VL8B}; Thyme, arXiv:2508.11630",

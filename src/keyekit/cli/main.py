@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("keyekit.cli.predict:main", "answer the prompts of a recipe's data or of a file"),
     "evaluate": ("keyekit.cli.evaluate:main", "score a run, a checkpoint or a preset on a benchmark"),
     "chat": ("keyekit.cli.chat:main", "ask a run, a checkpoint or a preset about a video"),
+    "align": ("keyekit.cli.align.main:main", "pairs and examples out of a model's own answers"),
     "convert": ("keyekit.cli.convert:main", "checkpoint folders between Hugging Face's and torch.distributed's form"),
     "merge": ("keyekit.cli.merge:main", "one model out of several: keyekit merge DST SRC SRC [--weights 1,2]"),
     "pipeline": (
