@@ -29,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("engine", "keyekit.rollout.engine:RolloutEngine", "what draws responses with the weights under training"),
     Family("environment", "keyekit.rollout.environments:Environment", "what replies between the turns of a policy"),
+    Family("teacher", "keyekit.rollout.teachers.base:Teacher", "who says what a student should have said"),
     Family("reward", "keyekit.rewards.base:Reward", "what an answer is worth"),
     Family("chat_model", "keyekit.rewards.endpoints:ChatModel", "models that judge or report, behind a server"),
     Family("optimizer", "keyekit.optim.optimizers:Optimizer", "how gradients become steps"),

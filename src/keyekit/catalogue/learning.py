@@ -162,6 +162,34 @@ PARTS: tuple[Part, ...] = (
         "own answers, rewarded word by word by the teacher of their kind",
     ),
     Part(
+        "teacher",
+        "LocalTeacher",
+        "keyekit.rollout.teachers.local:LocalTeacher",
+        "",
+        "a frozen network from a folder, beside the student",
+    ),
+    Part(
+        "teacher",
+        "RemoteTeacher",
+        "keyekit.rollout.teachers.remote:RemoteTeacher",
+        VL2,
+        "behind keyekit serve, with retries",
+    ),
+    Part(
+        "teacher",
+        "RecordedTeacher",
+        "keyekit.rollout.teachers.recorded:RecordedTeacher",
+        "",
+        "what keyekit record wrote down",
+    ),
+    Part(
+        "teacher",
+        "RoutedTeachers",
+        "keyekit.rollout.teachers.routing:RoutedTeachers",
+        VL2,
+        "one teacher for each modality and domain",
+    ),
+    Part(
         "engine",
         "NativeEngine",
         "keyekit.rollout.native:NativeEngine",
@@ -174,6 +202,13 @@ PARTS: tuple[Part, ...] = (
         "keyekit.rollout.precision:LowerPrecision",
         "",
         "another engine over the weights in 16 bits",
+    ),
+    Part(
+        "engine",
+        "OpenAIEngine",
+        "keyekit.rollout.openai_engine:OpenAIEngine",
+        "",
+        "servers such as vLLM and SGLang, token ids in and out",
     ),
     Part(
         "environment",
@@ -194,6 +229,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         "reward", "Fallback", "keyekit.rewards.compose:Fallback", VL2, "a second opinion where the first gives nothing"
     ),
+    Part("reward", "ByTask", "keyekit.rewards.by_task:ByTask", VL2, "a reward for each kind of question"),
     Part(
         "reward",
         "ResponseFormat",

@@ -36,6 +36,20 @@ PARTS: tuple[Part, ...] = (
         "reinforcement learning on the policy's own rollouts",
     ),
     Part(
+        "task",
+        "OnPolicyDistillation",
+        "keyekit.tasks.distillation:OnPolicyDistillation",
+        VL2,
+        "a student learns on its own answers from several teachers",
+    ),
+    Part(
+        "task",
+        "Distillation",
+        "keyekit.tasks.offline_distillation:Distillation",
+        "",
+        "a student follows a teacher on given answers",
+    ),
+    Part(
         "network",
         "VisionLanguageModel",
         "keyekit.models.vision_language:VisionLanguageModel",

@@ -29,6 +29,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "keyekit.cli.pipeline.main:main",
         "run the stages of a file, or go on where they were cut, and say what each moved",
     ),
+    "serve": ("keyekit.cli.serve:main", "a teacher for students elsewhere: keyekit serve FOLDER"),
+    "record": (
+        "keyekit.cli.record:main",
+        "what a teacher says about a recipe's answers, in files: keyekit record TEACHER RECIPE --to FOLDER",
+    ),
     "list": ("keyekit.cli.listing:main", "families and their parts: keyekit list [family]"),
     "describe": ("keyekit.cli.describe:main", "arguments, defaults, paper and file of a part"),
     "plan": (
