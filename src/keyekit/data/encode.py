@@ -67,7 +67,7 @@ class EncodedSample:
             question=self.sample.question,
             answer=self.sample.answer,
             meta=self.sample.meta,
-            media=tuple(str(item.path) for item in self.sample.media),
+            media=tuple(str(item.path) for item in self.sample.media[: len(self.media)]),
             timestamps=self.timestamps,
         )
 
@@ -117,6 +117,9 @@ class SampleEncoder:
             BadData: If a medium cannot be read or the conversation cannot be learnt from.
         """
         items = self.cache.reader.items(sample)
+        if not with_answer:  # what tools show while it is answered is no part of the question
+            turns = self.template.turns(sample, with_answer)
+            items = items[: sum(item.kind in ("image", "video") for turn in turns for item in turn.content)]
         keys = tuple(self.cache.reader.key(item) for item in items)
         media = tuple(self.cache.describe(item, key) for item, key in zip(items, keys, strict=True))
         grids = [self._grid(shape) for shape in media]
@@ -161,7 +164,7 @@ class SampleEncoder:
 
     def pictures(self, encoded: EncodedSample) -> list[np.ndarray]:
         """The pictures of a sample: ``[frames, height, width, 3]`` uint8 for each run in ``shapes``."""
-        media = zip(self.cache.reader.items(encoded.sample), encoded.keys, strict=True)
+        media = zip(self.cache.reader.items(encoded.sample), encoded.keys, strict=False)  # a prompt may see fewer
         return [run for item, key in media for run in self.cache.load(item, key).runs]
 
     def _grid(self, shape: MediaShape) -> MediaGrid:

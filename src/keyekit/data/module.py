@@ -179,6 +179,11 @@ class ConversationDataModule(lightning.LightningDataModule):
         """Task families among the held-out samples."""
         return tuple(sorted({encoded.sample.task for encoded in self._datasets["heldout"].encoded}))
 
+    @property
+    def heldout(self) -> ConversationDataset:
+        """The held-out prompts, once the module is set up."""
+        return self._datasets["heldout"]
+
     def training_sources(self) -> dict[str, Source]:
         """Everything that is trained on, by name: tasks of the world and paths are sources here."""
         if self._sources is None:

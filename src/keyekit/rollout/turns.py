@@ -103,8 +103,7 @@ class _Talk:
 
     def episode(self) -> Episode:
         if self._files is None:
-            sample = self.trajectory.prompt.encoded.sample
-            self._files = tuple(_file(item) for item in sample.media if item.kind == "image")
+            self._files = tuple(_file(item) for item in self._asked_media() if item.kind == "image")
         return Episode(
             sample=self.trajectory.prompt.encoded.sample,
             images=self._files + tuple(image for reply in self._replies for image in reply.images),
@@ -160,12 +159,17 @@ class _Talk:
                 ledger=before.ledger.followed_by(new.ledger) if recorded else None,  # pyright: ignore
             )
 
+    def _asked_media(self) -> tuple[ContentItem, ...]:
+        """Media of the question; what the sample's own answer shows is not among them."""
+        encoded = self.trajectory.prompt.encoded
+        return encoded.sample.media[: len(encoded.media)]
+
     def _said(self) -> list[str]:
         return [self.encoder.tokenizer.decode(list(turn)) for turn in self.trajectory.turns]
 
     def _encoded(self, reply: Reply) -> EncodedReply:
         """A reply as tokens; its files are decoded from a folder that is gone afterwards."""
-        before = [item.kind for item in self.trajectory.prompt.encoded.sample.media]
+        before = [item.kind for item in self._asked_media()]
         before += ["image" for earlier in self._replies for _ in earlier.images]
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / f"{number}.png" for number in range(len(reply.images))]

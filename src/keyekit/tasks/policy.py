@@ -12,6 +12,7 @@ from torch import Tensor
 
 from keyekit.batch import Batch
 from keyekit.data.dataset import ConversationDataset
+from keyekit.metrics.answers import Prediction
 from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.objectives.policy.base import PolicyObjective, PolicyOutput
@@ -33,6 +34,7 @@ from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.rounds import Rounds
 from keyekit.rollout.second_attempts import SecondAttempts
 from keyekit.rollout.shuffled import shuffled
+from keyekit.rollout.trajectory import Prompt
 from keyekit.rollout.turns import TurnEngine
 from keyekit.tasks.language_modeling import LanguageModeling
 
@@ -44,7 +46,8 @@ class PolicyOptimization(LanguageModeling):
 
     Rollouts are a source of data: the data module's prompts go through :class:`~keyekit.rollout.loader.RolloutLoader`, which
     answers them with the weights as they are and hands out packs of responses. The rest is a training step like any other, so
-    trainer, callbacks, checkpoints and resume work as they do elsewhere. Validation and test answer held-out prompts greedily.
+    trainer, callbacks, checkpoints and resume work as they do elsewhere. Validation and test answer held-out prompts greedily,
+    with the environment if there is one.
 
     Args:
         network: The policy.
@@ -166,9 +169,8 @@ class PolicyOptimization(LanguageModeling):
             prompts: Conversations without their answers.
             tokenizer: Turns tokens into text, and knows which of them end an answer.
         """
-        stop = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
         sampler = Sampler(temperature=self.temperature)
-        spec = RolloutSpec(self.network, stop, self.max_new_tokens, sampler, self.records, prompts.encoder)
+        spec = RolloutSpec(self.network, _stop(tokenizer), self.max_new_tokens, sampler, self.records, prompts.encoder)
         engine = self.engine(spec)
         longest = max(self.pack_tokens - self.max_new_tokens, 1)  # with a turn behind it, a sequence still fits a pack
         if self.environment is not None:
@@ -195,6 +197,26 @@ class PolicyOptimization(LanguageModeling):
             seed=self.seed,
             recorded=self.records,
         )
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Prediction]]:
+        """Answer every prompt of a pack, with the environment if there is one."""
+        return self._answer_in_turns(batch) if dataloader_idx == 0 else self.answer(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Prediction]]:
+        """Answer every prompt of a pack, with the environment where the eyes are open: tools see the real pictures."""
+        return self._answer_in_turns(batch) if dataloader_idx == 0 else self.answer(batch)
+
+    def _answer_in_turns(self, batch: Batch) -> dict[str, list[Prediction]]:
+        if self.environment is None:
+            return self.answer(batch)
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        places = {encoded.sample.id: place for place, encoded in enumerate(data.heldout.encoded)}
+        chosen = [places[sample.id] for sample in batch.samples]
+        prompts = [Prompt(encoded=data.heldout.encoded[n], pictures=data.heldout.pictures(n)) for n in chosen]
+        spec = RolloutSpec(self.network, _stop(data.tokenizer), self.max_new_tokens, Sampler(), encoder=data.encoder)
+        engine = TurnEngine(spec, NativeEngine(spec), self.environment, self.turns)
+        texts = [data.tokenizer.decode(list(response.answer)) for (response,) in engine.rollout(prompts, 1, self.seed)]
+        return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
 
     def on_train_start(self) -> None:
         """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights."""
@@ -252,3 +274,8 @@ class PolicyOptimization(LanguageModeling):
         total = torch.tensor(own, device=self.device)
         torch.distributed.all_reduce(total)
         return total.clamp(min=1.0) / packs
+
+
+def _stop(tokenizer: Any) -> list[int]:
+    """Tokens that end a turn."""
+    return [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]

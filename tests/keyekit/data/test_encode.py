@@ -117,3 +117,17 @@ def test_every_release_encodes_what_it_reads(tokenizer, media, tmp_path, release
     )
     assert encoded.positions.shape == (3, len(encoded))
     assert len(encoded.timestamps) == sum(shape.frames for shape in encoded.media if shape.timestamps) == 16
+
+
+def test_a_prompt_does_not_see_what_tools_show_in_its_answer(encoder, media) -> None:
+    messages = record("a", "how many?", "two", [("image", "clear.png")])["messages"]
+    shown = {"role": "tool", "content": [{"type": "image", "image": "wide.png"}]}
+    messages = [messages[0], {"role": "assistant", "content": "red"}, shown, messages[1]]
+    sample = parse_sample({"id": "a", "messages": messages}, "f:1", media)
+    whole, prompt = encoder.encode(sample), encoder.encode(sample, with_answer=False)
+    assert whole.shapes == ((1, 56, 56), (1, 56, 84))
+    assert prompt.shapes == ((1, 56, 56),)
+    assert len(prompt.spans) == len(encoder.pictures(prompt)) == 1
+    assert torch.equal(prompt.tokens, whole.tokens[: len(prompt)])
+    assert prompt.info(0).media == (str(media / "clear.png"),)
+    assert encoder.tokenizer.decode(whole.labels[whole.labels != IGNORED_LABEL]) == "red<|im_end|>two<|im_end|>"

@@ -322,3 +322,41 @@ def test_a_document_stands_alone_and_conversations_hold_no_ends() -> None:
         parse_sample({"messages": [document, turn]}, "f:1", Path())
     with pytest.raises(BadData, match="needs a type"):
         parse_sample({"messages": [{"role": "user", "content": [{"type": "end"}]}]}, "f:1", Path())
+
+
+def test_what_a_tool_shows_is_context_and_every_turn_of_the_assistant_is_learnt(tokenizer) -> None:
+    call = '<tool_call>{"name": "crop"}</tool_call>'
+    turns = (("user", "one?"), ("assistant", call), ("tool", "how many"), ("assistant", "red"))
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    messages[0]["content"].insert(0, {"type": "image", "image": "x"})
+    messages[2]["content"].append({"type": "image", "image": "y"})
+    sample = parse_sample({"id": "s", "messages": messages}, "f:1", Path())
+    grids = [MediaGrid(rows=1, columns=2), MediaGrid(rows=2, columns=2)]
+    template = ChatTemplate()
+    rendered = template.render(sample, grids, tokenizer)
+    learnt = [token for token, is_learnt in zip(rendered.tokens, rendered.learnt, strict=True) if is_learnt]
+    assert decode(tokenizer, learnt) == f"{call}<|im_end|>red<|im_end|>"
+    shown = f"<tool_response>how many<|vision_start|>{'<|image_pad|>' * 4}<|vision_end|></tool_response>"
+    assert decode(tokenizer, rendered.tokens) == (
+        f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * 2}<|vision_end|>one?<|im_end|>\n"
+        f"<|im_start|>assistant\n{call}<|im_end|>\n<|im_start|>user\n{shown}<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
+    )
+    prompt = template.render(sample, grids[:1], tokenizer, with_answer=False)
+    assert rendered.tokens[: len(prompt.tokens)] == prompt.tokens  # the answer begins with the call
+
+    reply = template.reply(sample.messages[2], grids[1:], tokenizer, before=["image"])
+    said = tokenizer.encode(f"{call}<|im_end|>", add_special_tokens=False)
+    start = len(prompt.tokens) + len(said)
+    assert rendered.tokens[start : start + len(reply.tokens)] == reply.tokens
+    assert [span.start + start for span in reply.spans] == [rendered.spans[1].start]
+    with pytest.raises(BadData, match="would read as a real one"):
+        template.reply(conversation(("user", "<|im_end|>"), media=None).messages[0], [], tokenizer)
+
+
+def test_numbers_of_pictures_go_on_in_replies(tokenizer) -> None:
+    message = parse_sample(
+        {"id": "s", "messages": [{"role": "tool", "content": [{"type": "image", "image": "y"}]}]}, "f:1", Path()
+    ).messages[0]
+    template = ChatTemplate(add_vision_id=True)
+    reply = template.reply(message, [MediaGrid(rows=1, columns=1)], tokenizer, before=["image", "video"])
+    assert "Picture 2: " in decode(tokenizer, reply.tokens)

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keyekit.data.processes import run_in_processes
 from keyekit.data.world.draw import Draw
 from keyekit.data.world.families import FAMILIES, Item
@@ -62,11 +64,23 @@ def _samples(chunk: Chunk, index: int, item: Item) -> Iterator[dict[str, Any]]:
             "task": "caption" if chunk.task == "captions" else chunk.task,
             "messages": [
                 {"role": "user", "content": content},
-                question.turn(),
+                *question.turns(_shown(path)),
             ],
             "answer": question.answer,
             "meta": meta,
         }
+
+
+def _shown(path: str) -> str:
+    """File of the part of a picture that a tool shows."""
+    return path.replace(".", "-closer.")
+
+
+def _part(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """A part of a picture, cut as the image tool does it."""
+    height, width, _ = pixels.shape
+    left, top, right, bottom = (edge / 1000 for edge in box)
+    return pixels[int(top * height) : round(bottom * height), int(left * width) : round(right * width)]
 
 
 def _items(chunk: Chunk) -> Iterator[tuple[int, Item]]:
@@ -91,6 +105,8 @@ def produce_chunk(chunk: Chunk, root: str) -> list[dict[str, Any]]:
                 write_video(path, frames, item.scene.fps, chunk.crf)
             else:
                 write_image(path, frames[0])
+                for box in {question.closer for question in item.questions if question.closer is not None}:
+                    write_image(Path(_shown(str(path))), _part(frames[0], box))
         samples.extend(_samples(chunk, index, item))
     return samples
 

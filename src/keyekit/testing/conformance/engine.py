@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +17,12 @@ from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.nn.rope.positions import multimodal_positions
 from keyekit.objectives.token_log_probs import token_log_probs
+from keyekit.registry import constructor_parameters
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
 from keyekit.rollout.experience import ScoredResponse, pack_responses
 from keyekit.rollout.trajectory import Prompt, Trajectory
 from keyekit.testing.conformance.construction import make
+from keyekit.testing.rollout_server import served
 from keyekit.testing.tiny import tiny_vision_language_model
 
 __all__ = ["CHECKS"]
@@ -37,18 +43,20 @@ _MOST = 6
 
 def check_prompts_get_their_responses_in_order(cls: type[RolloutEngine]) -> None:
     """Every prompt has as many responses as were asked for; nothing asked is nothing said."""
-    engine = make(cls, _spec())
     prompts = _prompts()
-    groups = engine.rollout(prompts, 2, seed=0)
-    assert [len(group) for group in groups] == [2] * len(prompts), "some prompts lack responses"
-    for prompt, group in zip(prompts, groups, strict=True):
-        assert all(response.prompt is prompt for response in group), "a response belongs to another prompt"
-    assert engine.rollout([], 2, seed=0) == [], "without prompts there are no responses"
+    with _engine(cls, _spec()) as engine:
+        groups = engine.rollout(prompts, 2, seed=0)
+        assert [len(group) for group in groups] == [2] * len(prompts), "some prompts lack responses"
+        for prompt, group in zip(prompts, groups, strict=True):
+            assert all(response.prompt is prompt for response in group), "a response belongs to another prompt"
+        assert engine.rollout([], 2, seed=0) == [], "without prompts there are no responses"
 
 
 def check_responses_end_where_they_have_to(cls: type[RolloutEngine]) -> None:
     """A stop token is the last token, and no response is longer than allowed."""
-    for response in _flat(make(cls, _spec()).rollout(_prompts(), 4, seed=0)):
+    with _engine(cls, _spec()) as engine:
+        responses = _flat(engine.rollout(_prompts(), 4, seed=0))
+    for response in responses:
         said = response.tokens
         assert 1 <= len(said) <= _MOST, f"a response has {len(said)} tokens, 1 to {_MOST} are allowed"
         assert not set(said[:-1]) & set(_STOP), "a response goes on after a stop token"
@@ -60,7 +68,8 @@ def check_responses_end_where_they_have_to(cls: type[RolloutEngine]) -> None:
 def check_probabilities_are_those_of_the_model(cls: type[RolloutEngine]) -> None:
     """The log-probability of every token is what the training pass finds for it."""
     spec = _spec()
-    responses = _flat(make(cls, spec).rollout(_prompts(), 2, seed=1))
+    with _engine(cls, spec) as engine:
+        responses = _flat(engine.rollout(_prompts(), 2, seed=1))
     pack = pack_responses([ScoredResponse(response, 0.0, 0.0, {}) for response in responses], 14, replay=False)
     with torch.no_grad():
         hidden = spec.network(pack).hidden
@@ -76,8 +85,9 @@ _DIFFERENT = "log-probabilities differ from those of the training pass at temper
 
 def check_seeds_decide_what_is_drawn(cls: type[RolloutEngine]) -> None:
     """The same seed draws the same, another one something else, and responses of a group differ."""
-    engine, prompts = make(cls, _spec()), _prompts()
-    first, again, other = (_tokens(engine.rollout(prompts, 4, seed)) for seed in (3, 3, 4))
+    prompts = _prompts()
+    with _engine(cls, _spec()) as engine:
+        first, again, other = (_tokens(engine.rollout(prompts, 4, seed)) for seed in (3, 3, 4))
     assert first == again, "the same seed drew something else"
     assert first != other, "another seed drew the same"
     assert all(len(set(first[4 * place : 4 * place + 4])) > 1 for place in range(len(prompts))), (
@@ -88,14 +98,25 @@ def check_seeds_decide_what_is_drawn(cls: type[RolloutEngine]) -> None:
 def check_weights_are_those_of_the_moment(cls: type[RolloutEngine]) -> None:
     """A step of training between two calls changes what is said."""
     spec, prompts = _spec(Sampler()), _prompts()
-    engine = make(cls, spec)
-    before = _tokens(engine.rollout(prompts, 1, seed=0))
-    with torch.no_grad():
-        spec.network.decoder.lm_head.weight.neg_()
-    after = _tokens(engine.rollout(prompts, 1, seed=0))
-    fresh = _tokens(make(cls, spec).rollout(prompts, 1, seed=0))
+    with _engine(cls, spec) as engine:
+        before = _tokens(engine.rollout(prompts, 1, seed=0))
+        with torch.no_grad():
+            spec.network.decoder.lm_head.weight.neg_()
+        after = _tokens(engine.rollout(prompts, 1, seed=0))
+    with _engine(cls, spec) as another:
+        fresh = _tokens(another.rollout(prompts, 1, seed=0))
     assert after != before, "the engine still answers with the weights of before"
     assert after == fresh, "an engine that saw a step of training answers differently from a new one"
+
+
+@contextmanager
+def _engine(cls: type[RolloutEngine], spec: RolloutSpec) -> Iterator[RolloutEngine]:
+    """The engine; one that asks a server gets a small one, which has to be told when weights change."""
+    if not {"urls", "model", "weights"} <= constructor_parameters(cls).keys():
+        yield make(cls, spec)
+        return
+    with served(spec.network) as server, tempfile.TemporaryDirectory() as folder:
+        yield make(cls, spec, urls=[server.url], model="policy", weights=str(Path(folder) / "weights"))
 
 
 def _spec(sampler: Sampler | None = None) -> RolloutSpec:

@@ -3,6 +3,7 @@
 from keyekit.data.world.families.arithmetic import arithmetic
 from keyekit.data.world.families.attributes import attribute, attribute_many, captions, captions_placed
 from keyekit.data.world.families.base import Builder, Item, Question
+from keyekit.data.world.families.closer import closer
 from keyekit.data.world.families.counting import count
 from keyekit.data.world.families.events import order, temporal
 from keyekit.data.world.families.grounding import box, digits
@@ -25,6 +26,7 @@ FAMILIES: dict[str, Builder] = {
     "captions_placed": captions_placed,
     "needle": needle,
     "look": look,
+    "closer": closer,
     "larger": larger,
     "long_sum": long_sum,
     "larger_in_modes": in_modes(larger),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class Question:
         thought: What somebody thinks before answering; ``None`` for nothing.
         analysis: A judgement whether that is needed, ending in ``/think`` or ``/no_think``; ``None`` for no judgement.
         mode: Response mode that the question is asked in; empty leaves it to the chat template.
+        closer: Left, top, right and bottom, in thousandths of the picture, of a part that a tool shows before the answer.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Question:
     thought: str | None = None
     analysis: str | None = None
     mode: str = ""
+    closer: tuple[int, int, int, int] | None = None
 
     def record(self) -> dict[str, Any]:
         """What a sample's ``meta`` says about the question."""
@@ -47,8 +50,23 @@ class Question:
             record["chance"] = self.chance
         return record
 
-    def turn(self) -> dict[str, Any]:
-        """The assistant's turn of a sample: the answer, with thought and analysis where there are any."""
+    def turns(self, shown: str = "") -> list[dict[str, Any]]:
+        """What follows the question in a sample: the answer, behind a call of the image tool and what it shows, if it is one.
+
+        Args:
+            shown: File of the part of the picture that the tool shows.
+        """
+        if self.closer is None:
+            return [self._answer()]
+        call = json.dumps({"name": "crop", "arguments": {"box": list(self.closer)}})
+        return [
+            {"role": "assistant", "content": [{"type": "text", "text": f"<tool_call>{call}</tool_call>"}]},
+            {"role": "tool", "content": [{"type": "image", "image": shown}]},
+            self._answer(),
+        ]
+
+    def _answer(self) -> dict[str, Any]:
+        """The assistant's turn: the answer, with thought and analysis where there are any."""
         turn: dict[str, Any] = {"role": "assistant", "content": [{"type": "text", "text": self.answer}]}
         beside = {"thought": self.thought, "analysis": self.analysis}
         return turn | {name: text for name, text in beside.items() if text is not None}
