@@ -15,9 +15,13 @@ from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData, ErrorPolicy
 from keyekit.data.long_samples import LongPolicy
 from keyekit.data.packer import PackBudget
+from keyekit.data.reference_log_probs import pair_digest
 from keyekit.data.sample import ContentItem, Sample
 
-__all__ = ["PreferenceDataset", "rejected_sample"]
+__all__ = ["PAIR", "PreferenceDataset", "rejected_sample"]
+
+PAIR = "pair_digest"
+"""Where ``meta`` of a chosen answer's sample holds the digest of its pair."""
 
 
 def rejected_sample(sample: Sample) -> Sample:
@@ -76,6 +80,11 @@ class PreferenceDataset(ConversationDataset):
         pairs = zip(self.encoded, self.rejected, strict=True)
         return [self.cost.of(chosen) + self.cost.of(rejected) for chosen, rejected in pairs]
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Digest and name of every pair."""
+        return [(encoded.sample.meta[PAIR], encoded.sample.id) for encoded in self.encoded]
+
     def members(self, index: int, eyes: Eyes = "open") -> list[tuple[EncodedSample, list[np.ndarray]]]:
         """The chosen answer, then the rejected one."""
         pictures = self.pictures(index, eyes)
@@ -87,7 +96,8 @@ class PreferenceDataset(ConversationDataset):
         excess = budget.excess(self.cost.of(pair[0]) + self.cost.of(pair[1]))
         if excess is not None and long_samples != "alone":
             raise BadData("too_long", f"{sample.id}: chosen and rejected together have {excess}")
-        self.encoded.append(pair[0])
+        meta = {**sample.meta, PAIR: pair_digest(*pair)}
+        self.encoded.append(replace(pair[0], sample=replace(pair[0].sample, meta=meta)))
         self.rejected.append(pair[1])
 
 

@@ -11,8 +11,12 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from keyekit.batch import IGNORED_LABEL, Batch
+from keyekit.data.preferences import PAIR, PreferenceDataset
+from keyekit.data.reference_log_probs import ReferenceLogProbs
+from keyekit.distributed.meta import is_on_meta
 from keyekit.models.vision_language import VisionLanguageModel
-from keyekit.objectives.preference.base import PreferenceObjective, PreferenceOutput, Preferences
+from keyekit.models.weights.digest import weights_digest
+from keyekit.objectives.preference.base import PreferenceObjective, Preferences
 from keyekit.objectives.preference.mpo import MPO
 from keyekit.objectives.token_log_probs import token_log_probs
 from keyekit.optim.groups import ParameterGroup
@@ -40,6 +44,8 @@ class PreferenceOptimization(LanguageModeling):
         max_new_tokens: Longest answer in evaluation.
         init_from: Folder with weights to start from; they are the reference, too.
         optimizer: How gradients become steps; AdamW by default.
+        reference_files: What the reference says of the pairs, written before by ``keyekit data reference``; by default a frozen
+            copy of the model is kept and asked at every step.
     """
 
     learns_from = "pairs"
@@ -57,6 +63,7 @@ class PreferenceOptimization(LanguageModeling):
         max_new_tokens: int = 32,
         init_from: str | None = None,
         optimizer: Optimizer | None = None,
+        reference_files: list[str] | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -72,27 +79,46 @@ class PreferenceOptimization(LanguageModeling):
         )
         self.preference = objective or MPO()
         self._reference: list[VisionLanguageModel] = []  # in a list, so that no checkpoint holds it
+        self.reference_files = tuple(reference_files or ())
+        self._known: ReferenceLogProbs | None = None
         self._rewards: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
-        """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep the reference.
+        """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep the reference, or read what it said.
 
         Raises:
-            ValueError: If the objective compares with a reference but there is no ``init_from`` to take it from.
+            ValueError: If the objective compares with a reference but there is no ``init_from`` to take it from, or
+                ``reference_files`` were made with other weights.
         """
         super().setup(stage)
-        if stage == "fit" and self.preference.needs_reference and not self._reference:
-            if self.init_from is None:
+        if stage != "fit" or not self.preference.needs_reference:
+            return
+        if self.init_from is None:
+            raise ValueError(
+                f"{type(self.preference).__name__} compares with a reference: give the folder that training starts from "
+                "as init_from, or choose an objective without one (SimPO)"
+            )
+        if self.reference_files and self._known is None:
+            self._known = self._read_reference(self.init_from)
+        elif not self.reference_files and not self._reference:
+            if is_on_meta(self.network):
                 raise ValueError(
-                    f"{type(self.preference).__name__} compares with a reference: give the folder that training starts from "
-                    "as init_from, or choose an objective without one (SimPO)"
+                    "a network that is built without memory (meta: true) has no copy to compare with: run keyekit data "
+                    "reference first and name its files as reference_files, or build it with memory"
                 )
             self._reference = [deepcopy(self.network).eval().requires_grad_(False)]
 
     def on_train_start(self) -> None:
-        """See :class:`~keyekit.tasks.base.Task`."""
+        """See :class:`~keyekit.tasks.base.Task`.
+
+        Raises:
+            BadData: If ``reference_files`` lack a pair that is trained on, or it changed since.
+        """
         super().on_train_start()
         self._move_reference()
+        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+        if self._known is not None and isinstance(dataset, PreferenceDataset):
+            self._known.check(dataset.pairs)
 
     def on_validation_start(self) -> None:
         """Have the reference where the batches are."""
@@ -110,7 +136,7 @@ class PreferenceOptimization(LanguageModeling):
         """Loss of one pack of pairs."""
         output = self.network(batch)
         pairs = self.pack_count(batch)
-        found = self._compare(batch, output.hidden, self.global_targets(pairs))
+        found = self.preference(self._pairs(batch, output.hidden), self.global_targets(pairs))
         rewards = torch.cat([found.chosen_rewards, found.rejected_rewards])
         self._rewards.append(torch.stack([rewards.sum(), rewards.new_tensor(2.0 * pairs)]))
         others, values = self._other_losses(output)
@@ -140,23 +166,53 @@ class PreferenceOptimization(LanguageModeling):
         """Compare held-out pairs; prompts, where there are no such pairs, are answered."""
         if not batch.num_targets:
             return self.answer(batch)
-        found = self._compare(batch, self.network(batch).hidden, None)
-        values = {f"val/preference_{name}": value for name, value in found.meters.items()}
+        pairs = self._pairs(batch, self.network(batch).hidden)
+        meters = self.preference(pairs).meters | pairs.likelier()
+        values = {f"val/preference_{name}": value for name, value in meters.items()}
         self.log_dict(values, prog_bar=True, batch_size=self.pack_count(batch), sync_dist=True)
         return None
 
-    def _compare(self, batch: Batch, hidden: Tensor, total: Tensor | float | None) -> PreferenceOutput:
-        reference = None
-        if self._reference:
-            with torch.no_grad():
-                reference = self._log_probs(self._reference[0], batch, self._reference[0](batch).hidden)
-        log_probs = self._log_probs(self.network, batch, hidden)
-        mask = batch.labels != IGNORED_LABEL
-        pairs = Preferences.of_pack(log_probs, mask, batch.segments, self.pack_count(batch), reference)
-        return self.preference(pairs, total)
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Answer every prompt of a pack; of a pack of pairs, say how likely each answer is.
 
-    def _log_probs(self, network: VisionLanguageModel, batch: Batch, hidden: Tensor) -> Tensor:
-        return token_log_probs(hidden, network.decoder.lm_head.weight, batch.labels, batch.num_targets).values
+        Returns:
+            Answers, or for each pair its digest, its name and the log-probabilities of both answers.
+        """
+        if not batch.num_targets:
+            return super().predict_step(batch, batch_idx, dataloader_idx)
+        pairs = self._alone(batch, self.network, self.network(batch).hidden)
+        samples = batch.samples[: 2 * self.pack_count(batch) : 2]
+        sides = (pairs.chosen.tolist(), pairs.rejected.tolist())
+        return [(s.meta[PAIR], s.id, chosen, rejected) for s, chosen, rejected in zip(samples, *sides, strict=True)]
+
+    def _pairs(self, batch: Batch, hidden: Tensor) -> Preferences:
+        """The pairs of a pack under the model, and under the reference if the objective wants one."""
+        pairs = self._alone(batch, self.network, hidden)
+        if self._reference:
+            (network,) = self._reference
+            with torch.no_grad():
+                reference = self._alone(batch, network, network(batch).hidden)
+            return pairs.compared_with(reference.chosen, reference.rejected)
+        if self._known is None:
+            return pairs
+        chosen = batch.samples[: 2 * self.pack_count(batch) : 2]
+        known = torch.tensor([self._known.of(sample.meta[PAIR], sample.id) for sample in chosen]).reshape(-1, 2)
+        return pairs.compared_with(*known.to(pairs.chosen).unbind(dim=1))
+
+    def _alone(self, batch: Batch, network: VisionLanguageModel, hidden: Tensor) -> Preferences:
+        log_probs = token_log_probs(hidden, network.decoder.lm_head.weight, batch.labels, batch.num_targets).values
+        return Preferences.of_pack(log_probs, batch.labels != IGNORED_LABEL, batch.segments, self.pack_count(batch))
+
+    def _read_reference(self, weights: str) -> ReferenceLogProbs:
+        known = ReferenceLogProbs.read(self.reference_files)
+        first = self.trainer.is_global_zero
+        digest = self.trainer.strategy.broadcast(weights_digest(weights) if first else "")
+        if digest != known.weights:
+            raise ValueError(
+                f"{', '.join(self.reference_files)} say what other weights than {weights} make of the pairs: run keyekit data "
+                "reference RECIPE again, or leave reference_files out"
+            )
+        return known
 
     def _move_reference(self) -> None:
         for reference in self._reference:

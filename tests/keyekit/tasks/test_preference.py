@@ -9,8 +9,14 @@ import lightning
 import pytest
 import torch
 
+from keyekit.data.errors import BadData, ErrorPolicy
+from keyekit.data.loader import PackLoader
 from keyekit.data.module import ConversationDataModule
+from keyekit.data.preferences import PreferenceDataset
+from keyekit.data.reference_log_probs import ReferenceLogProbs, reference_file
+from keyekit.data.sources import read_jsonl
 from keyekit.models.weights import save_weights
+from keyekit.models.weights.digest import weights_digest
 from keyekit.objectives.preference.dpo import DPO
 from keyekit.objectives.preference.mpo import MPO
 from keyekit.objectives.preference.simpo import SimPO
@@ -113,3 +119,47 @@ def test_a_reference_needs_weights_and_simpo_needs_none(files, tmp_path) -> None
         run(files, tmp_path, MPO(), steps=1, start=False)
     task, _, _ = run(files, tmp_path, SimPO(), steps=1, start=False)
     assert not task._reference
+
+
+def written(files, folder) -> list[str]:
+    """What the reference says of the pairs, as the command writes it."""
+    train, heldout, weights = files
+    task, trainer, _ = run(files, folder, MPO(), steps=0)
+    names = []
+    for file in (train, heldout):
+        samples = read_jsonl(file, ErrorPolicy("raise"))
+        pairs = PreferenceDataset(samples, trainer.datamodule.encoder, ErrorPolicy("raise"), 400)
+        task.network.load_state_dict(network().state_dict())
+        rows = [row for pack in trainer.predict(task, PackLoader(pairs, 400, shuffle=False)) for row in pack]
+        known = ReferenceLogProbs(
+            weights=weights_digest(weights), values={pair: tuple(both) for pair, _, *both in rows}
+        )
+        known.write(folder / reference_file(file).name, {pair: name for pair, name, *_ in rows})
+        names.append(str(folder / reference_file(file).name))
+    return names
+
+
+def test_a_reference_from_files_trains_bit_for_bit_as_a_live_one(files, tmp_path) -> None:
+    names = written(files, tmp_path)
+    live, trainer, losses = run(files, tmp_path, MPO(), steps=8)
+    stored, other, values = run(files, tmp_path, MPO(), steps=8, reference_files=names)
+    assert not stored._reference
+    assert values == losses
+    assert all(map(torch.equal, stored.state_dict().values(), live.state_dict().values()))
+    metrics = [t.validate(task, t.datamodule, verbose=False)[0] for task, t in ((live, trainer), (stored, other))]
+    assert metrics[0] == metrics[1]
+    assert {"val/preference_likelier", "val/preference_likelier_before"} <= metrics[0].keys()
+
+
+def test_files_of_other_weights_or_pairs_are_refused(files, tmp_path) -> None:
+    names = written(files, tmp_path)
+    train, heldout, weights = files
+    moved = network()
+    torch.nn.init.zeros_(moved.decoder.lm_head.weight)
+    elsewhere = save_weights(moved, tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"say what other weights than .*moved make of the pairs"):
+        run((train, heldout, elsewhere), tmp_path, MPO(), steps=1, reference_files=names)
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text(train.read_text().replace("which colour 3", "what colour 3"))
+    with pytest.raises(BadData, match=r"1 of 24 pairs, such as p3: the reference never saw this pair"):
+        run((changed, heldout, weights), tmp_path, MPO(), steps=1, reference_files=names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,31 @@ class Preferences:
             reference_chosen=references[0],
             reference_rejected=references[1],
         )
+
+    def compared_with(self, chosen: Tensor, rejected: Tensor) -> Preferences:
+        """The same with a reference whose log-probabilities are known already.
+
+        Args:
+            chosen: ``[B]`` log-probability of the good responses under the reference, summed over their tokens.
+            rejected: ``[B]`` the same of the bad responses.
+        """
+        return replace(self, reference_chosen=chosen, reference_rejected=rejected)
+
+    def likelier(self) -> dict[str, Tensor]:
+        """Share of pairs whose chosen response is the likelier one; unlike ``accuracy`` also known of the reference.
+
+        Returns:
+            ``likelier`` under the model, and ``likelier_before`` under the reference, if there is one.
+        """
+        sides = {
+            "likelier": (self.chosen, self.rejected),
+            "likelier_before": (self.reference_chosen, self.reference_rejected),
+        }
+        return {
+            name: (chosen > rejected).to(chosen.dtype).sum() / max(len(chosen), 1)
+            for name, (chosen, rejected) in sides.items()
+            if chosen is not None and rejected is not None
+        }
 
     def log_ratios(self) -> tuple[Tensor, Tensor]:
         """Log-probabilities of chosen and rejected responses less those under the reference, ``[B]`` each.
