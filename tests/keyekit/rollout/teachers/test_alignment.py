@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -17,8 +16,8 @@ def reading(network, data) -> Reading:
     return Reading(network=network, tokenizer=data.tokenizer)
 
 
-class Splitting:
-    """A tokenizer that spells with single letters what the student's spells with words."""
+class Stuttering:
+    """A tokenizer that has one more token for every response."""
 
     def __init__(self, tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -26,10 +25,8 @@ class Splitting:
         self.decode = tokenizer.decode
 
     def encode(self, text, add_special_tokens) -> list[int]:
-        if text.startswith("<|im_start|>"):
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        pieces = [piece for part in re.split(r"(<\|\w+\|>)", text) for piece in ([part] if part[:2] == "<|" else part)]
-        return [token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False)]
+        is_response = text.endswith("<|im_end|>") and "<|im_start|>" not in text
+        return self.tokenizer.encode(text, add_special_tokens=False) + [5] * is_response
 
 
 def test_what_student_and_teacher_read_alike_passes(reading, pack) -> None:
@@ -80,9 +77,8 @@ def test_ids_outside_the_vocabulary_are_refused(reading, pack) -> None:
 
 
 def test_another_spelling_is_refused_in_prompts_and_counted_in_responses(network, data, pack) -> None:
-    """The prompts keep their spelling here; times such as "0.5 - 2.0" do not, and numbers have one token a digit."""
-    letters = Splitting(data.tokenizer)
-    assert Reading(network=network, tokenizer=letters).check(pack)["respelt"] == pytest.approx(2 / 6)
+    letters = Stuttering(data.tokenizer)
+    assert Reading(network=network, tokenizer=letters).check(pack)["respelt"] == 1.0
     letters.encode = lambda text, add_special_tokens: [5]
     with pytest.raises(ValueError, match="it splits words differently"):
         Reading(network=network, tokenizer=letters).check(pack)
