@@ -55,6 +55,12 @@ class RolloutEngine(ABC):
     def __init__(self, spec: RolloutSpec) -> None:
         self.spec = spec
 
+    def prepare(self) -> None:  # noqa: B027
+        """Take note of the weights as they are; called on all ranks together at the beginning of a round.
+
+        Until the next call they do not change, and ranks may call :meth:`rollout` in numbers of their own.
+        """
+
     @abstractmethod
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """Answer every prompt.

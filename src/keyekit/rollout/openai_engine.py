@@ -121,6 +121,27 @@ class OpenAIEngine(RolloutEngine):
         self.lost = LostSamples(max_lost_share, what="a response")
         self._served: list[tuple[float, float]] | None = None
 
+    def prepare(self) -> None:
+        """Have the servers read the weights, if they have changed.
+
+        Raises:
+            WeightsNotTaken: If a server does not.
+        """
+        if self.weights is None:
+            return
+        present = [_mark(parameter) for parameter in self.spec.network.parameters()]
+        if present == self._served:
+            return
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        if first or is_sharded(self.spec.network):
+            save_weights(self.spec.network, self.weights, dtype=self.dtype, experts=self.experts)
+        problems: list[str | None] = [self._reloaded() if first else None]
+        if _several_ranks():
+            dist.broadcast_object_list(problems, src=0)
+        if problems[0] is not None:
+            raise WeightsNotTaken(problems[0])
+        self._served = present
+
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`RolloutEngine`; a response that was lost is missing.
 
@@ -133,7 +154,12 @@ class OpenAIEngine(RolloutEngine):
         """
         if responses < 1:
             raise ValueError(f"responses={responses}: a prompt needs at least one")
-        self._refresh()
+        if not _several_ranks():
+            self.prepare()
+        elif self.weights is not None and self._served is None:
+            raise RuntimeError(
+                "several ranks share the servers: call prepare() on all of them before rollouts, as rounds do"
+            )
         asked = [
             self._asked(prompt, f"{seed}/{prompt.name}/{number}") for prompt in prompts for number in range(responses)
         ]
@@ -197,23 +223,6 @@ class OpenAIEngine(RolloutEngine):
             end=spoken.end,
         )
 
-    def _refresh(self) -> None:
-        """Have the servers read the weights, if they have changed; all ranks call this together."""
-        if self.weights is None:
-            return
-        present = [_mark(parameter) for parameter in self.spec.network.parameters()]
-        if present == self._served:
-            return
-        first = not dist.is_initialized() or dist.get_rank() == 0
-        if first or is_sharded(self.spec.network):
-            save_weights(self.spec.network, self.weights, dtype=self.dtype, experts=self.experts)
-        problems: list[str | None] = [self._reloaded() if first else None]
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast_object_list(problems, src=0)
-        if problems[0] is not None:
-            raise WeightsNotTaken(problems[0])
-        self._served = present
-
     def _reloaded(self) -> str | None:
         """Tell every server to read the folder; returns what went wrong."""
         assert self.weights is not None
@@ -231,6 +240,10 @@ class OpenAIEngine(RolloutEngine):
                         f"{server.urls[0]} did not read the weights in {folder} after {server.tries} tries ({call[0]})"
                     )
         return None
+
+
+def _several_ranks() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _taken(reply: Any) -> bool | None:

@@ -73,6 +73,7 @@ class Rounds:
             draw: Where prompts come from; as many are taken as are asked.
             seed: Seed of the responses.
         """
+        self.engine.prepare()
         groups: list[list[ScoredResponse]] = []
         everything: list[ScoredResponse] = []
         tally = Tally()

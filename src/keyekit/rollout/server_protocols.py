@@ -100,17 +100,17 @@ class OpenAIProtocol(ServerProtocol):
         body: dict[str, Any] = {
             "model": self.model,
             "temperature": self.sampler.temperature,
+            # Said even where nothing is cut off: a server would take what the model's generation_config.json says.
             "top_p": self.sampler.top_p,
+            "top_k": self.sampler.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": self.sampler.repetition_penalty,
             "seed": asked.seed,
             "stop_token_ids": sorted(self.stop_tokens),
             "skip_special_tokens": False,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
         }
-        if self.sampler.top_k:
-            body["top_k"] = self.sampler.top_k
-        if self.sampler.repetition_penalty != 1:
-            body["repetition_penalty"] = self.sampler.repetition_penalty
         if not asked.pictures:
             own = {"prompt": asked.tokens, "max_tokens": self.max_new_tokens, "logprobs": 1}
             return "/v1/completions", {**body, **own, **self.extra}

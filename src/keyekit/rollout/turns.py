@@ -63,6 +63,10 @@ class TurnEngine(RolloutEngine):
         self.workers = workers
         self._end_of_turn: int = self.encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
+    def prepare(self) -> None:
+        """See :class:`RolloutEngine`."""
+        self.engine.prepare()
+
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`RolloutEngine`; a response is missing where the engine lost one of its turns.
 

@@ -231,4 +231,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _picture(url: str) -> np.ndarray:
     content = base64.b64decode(url.partition("base64,")[2])
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    return np.array(Image.open(io.BytesIO(content)).convert("RGB"))

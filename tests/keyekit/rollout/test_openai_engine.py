@@ -189,3 +189,14 @@ def test_what_cannot_work_is_refused(model, encoder, server, tmp_path) -> None:
         engine(RolloutSpec(model, [1], 4), server, tmp_path, protocol="grpc")
     hot = engine(RolloutSpec(model, [1], 4, Sampler(temperature=0.7)), server, tmp_path, log_probabilities="processed")
     assert hot.log_probabilities == "processed"
+
+
+def test_ranks_read_weights_together_once_a_round(model, server, encoder, both, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit.rollout.openai_engine._several_ranks", lambda: True)
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda problems, src: None)
+    shared = engine(RolloutSpec(model, [1], 4, encoder=encoder), server, tmp_path)
+    with pytest.raises(RuntimeError, match=r"call prepare\(\) on all of them"):
+        shared.rollout(both[:1], 1, seed=0)
+    turns = TurnEngine(RolloutSpec(model, [1], 4, encoder=encoder), shared, Shows(b""))
+    turns.prepare()
+    assert [len(group) for group in turns.rollout(both[:1], 2, seed=0)] == [2]

@@ -23,7 +23,7 @@ def test_completions_carry_ids_and_read_them_back():
     assert (body["max_tokens"], body["temperature"], body["seed"], body["stop_token_ids"]) == (9, 1.0, 7, [2])
     assert body["return_token_ids"]
     assert body["priority"] == 3
-    assert "top_k" not in body
+    assert (body["top_k"], body["top_p"], body["min_p"], body["repetition_penalty"]) == (-1, 1.0, 0.0, 1.0)
     logged = {"tokens": ["token_id:8", "token_id:2"], "token_logprobs": [-1.0, -0.5]}
     choice = {"finish_reason": "stop", "logprobs": logged, "prompt_token_ids": [5, 6]}
     spoken = OpenAIProtocol(**SETTINGS).read({"choices": [choice]})  # of a server that gives no token_ids
