@@ -67,6 +67,9 @@ def steps_of(stage: Stage, pipeline: Pipeline, root: Path) -> list[Step]:
         if stage.recipe is not None:
             steps.append(_tested("test", recipe, own, folder, options, stage.launch))
         return steps
+    if stage.kind == "align":
+        words = ("align", recipe, *options, f"--source={exports[0]}", f"--output={folder}")
+        return [Step(name="align", words=words, launch=stage.launch)]
     if stage.kind == "evaluate":
         return [_tested("test", recipe, exports[0], folder, options, stage.launch)]
     start = [f"--model.init_from={exports[0]}"] if exports else []
@@ -75,9 +78,13 @@ def steps_of(stage: Stage, pipeline: Pipeline, root: Path) -> list[Step]:
         words=("fit", recipe, *options, *start, f"--run.folder={folder}", "--run.resume=true"),
         launch=stage.launch,
     )
-    if not stage.tests_start:
-        return [fit]
-    return [_tested(BEFORE, recipe, exports[0], folder / BEFORE, options, stage.launch), fit]
+    before: list[Step] = []
+    if stage.reference:
+        asked = ("data", "reference", recipe, *options, *start, "--model.reference_files=null")
+        before.append(Step(name="reference", words=asked, launch=stage.launch))
+    if stage.tests_start:
+        before.append(_tested(BEFORE, recipe, exports[0], folder / BEFORE, options, stage.launch))
+    return [*before, fit]
 
 
 def arguments_of(options: Mapping[str, Any], separate: bool = False) -> list[str]:
@@ -119,7 +126,7 @@ def sbatch_script(steps: Sequence[Step], stage: Stage, log: Path, job: str, dire
     options = {**given, **{str(key): value for key, value in (stage.launch.sbatch or {}).items()}}
     head = [f"#SBATCH --{key}={value}" for key, value in options.items()]
     commands = [
-        ("" if step.name == "merge" else "srun ") + shlex.join([*_launched(()), *step.words]) + " || end"
+        ("" if step.name in ("merge", "align") else "srun ") + shlex.join([*_launched(()), *step.words]) + " || end"
         for step in steps
     ]
     return "\n".join(

@@ -36,12 +36,12 @@ def check_compatibility(pipeline: Pipeline, plan: RunPlan) -> None:
     left = [pipeline.stages[name] for name, work in plan.works.items() if work.state == "waiting"]
     wanted: dict[str, Stage] = {}
     for stage in left:  # one that starts from nothing, and that none starts from, reads its recipe soon enough itself
-        if stage.recipe is not None and stage.parents:
+        if stage.has_network and stage.parents:
             wanted |= {one.name: one for one in (stage, *_sources(stage, pipeline))}
     shapes = _shapes(list(wanted.values()), pipeline, plan)
     problems = []
     for stage in left:
-        if stage.recipe is None or not stage.parents:
+        if not stage.has_network or not stage.parents:
             continue
         for parent in _sources(stage, pipeline):
             problem = differences(shapes[parent.name], shapes[stage.name], alone=stage.kind != "merge")

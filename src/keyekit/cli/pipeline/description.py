@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 __all__ = ["Before", "Kind", "Launch", "MetricCheck", "Pipeline", "Stage", "TensorCheck", "filled"]
 
-Kind = Literal["fit", "evaluate", "merge"]
-"""What a stage does: train a recipe, test an export under a recipe, or merge exports."""
+Kind = Literal["fit", "evaluate", "merge", "align"]
+"""What a stage does: train a recipe, test an export under a recipe, merge exports, or make pairs of an export's answers."""
 
 _PLACEHOLDER = re.compile(r"<([A-Za-z_][\w-]*)>")
 
@@ -86,6 +86,8 @@ class Stage:
         merge_options: Options of ``keyekit merge``.
         launch: How its process is started.
         checks: What it is to move.
+        reference: Whether what it starts from is asked about the pairs first, and its answers are kept beside them.
+        after: Stages that it waits for, such as teachers that are served to it.
     """
 
     name: str
@@ -96,12 +98,24 @@ class Stage:
     merge_options: dict[str, Any] = field(default_factory=dict)
     launch: Launch = field(default_factory=Launch)
     checks: tuple[MetricCheck | TensorCheck, ...] = ()
+    reference: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def has_network(self) -> bool:
+        """Whether its recipe describes a network; that of a round of alignment asks another stage's."""
+        return self.recipe is not None and self.kind != "align"
+
+    @property
+    def has_export(self) -> bool:
+        """Whether it leaves weights behind."""
+        return self.kind in ("fit", "merge")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Stages that have to be done before it begins: parents, and those that ``<stage>`` in an option names."""
+        """Stages that have to be done before: parents, those it waits for, and those that ``<stage>`` in an option names."""
         texts = str([self.options, self.merge_options])
-        return tuple(dict.fromkeys([*self.parent_stages, *_PLACEHOLDER.findall(texts)]))
+        return tuple(dict.fromkeys([*self.parent_stages, *self.after, *_PLACEHOLDER.findall(texts)]))
 
     @property
     def parent_stages(self) -> tuple[str, ...]:

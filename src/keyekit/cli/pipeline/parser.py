@@ -19,8 +19,8 @@ from keyekit.registry import closest
 
 __all__ = ["read_pipeline"]
 
-_TOP = ("name", "options", "launch", "stages")
-_STAGE = ("recipe", "from", "evaluate", "merge", "options", "launch", "check")
+_TOP = ("name", "base", "options", "launch", "stages")
+_STAGE = ("recipe", "from", "evaluate", "merge", "align", "reference", "after", "options", "launch", "check")
 _METRIC = ("metric", "before", "expect")
 _TENSORS = ("only_moves", "since")
 _BEFORE = ("stage", "metric")
@@ -34,26 +34,47 @@ def read_pipeline(file: Path) -> Pipeline:
         file: The YAML file. Recipes in it are relative to its folder.
 
     Returns:
-        Its stages, each with the pipeline's common options merged in.
+        Its stages, those of the pipelines that it goes on from first, each with its own pipeline's common options merged in.
 
     Raises:
-        CommandError: If the file is missing, is not YAML, has an unknown key, or names a stage that does not exist or that
-            needs itself.
+        CommandError: If the file is missing, is not YAML, has an unknown key, names a stage that does not exist or that needs
+            itself, or goes on from itself.
         RecipeError: If a recipe or one of its bases is missing.
     """
+    name, found = _read(file, ())
+    _Reader(file).check_references(found)
+    ordered(found, str(file))
+    return Pipeline(file=file, name=name, stages=found)
+
+
+def _read(file: Path, children: tuple[Path, ...]) -> tuple[str, dict[str, Stage]]:
+    """Name and stages of a file and of those that it goes on from."""
+    if file.resolve() in [child.resolve() for child in children]:
+        raise CommandError(f"pipelines go on from each other in a circle: {' -> '.join(map(str, (*children, file)))}")
     content = _load(file)
     reader = _Reader(file)
     reader.known(content, _TOP, "the pipeline")
-    stages = content.get("stages")
-    if not isinstance(stages, dict) or not stages:
+    own = content.get("stages")
+    if not isinstance(own, dict) or not own:
         raise CommandError(f"{file}: a pipeline has stages, a mapping of names to what each does")
-    name = content.get("name", file.stem)
+    stages: dict[str, Stage] = {}
+    names: list[str] = []
+    for base in _listed(content.get("base")):
+        if not isinstance(base, str):
+            raise reader.fail("base", f"it is the path of a pipeline, not {base!r}")
+        inherited, more = _read(file.parent / base, (*children, file))
+        names.append(inherited)
+        stages |= more
+    name = content.get("name", names[0] if names else file.stem)
     reader.name(name, "the pipeline")
     common, launch = reader.options(content, "the pipeline"), reader.launch(content.get("launch"), "the pipeline")
-    found = {str(key): reader.stage(str(key), value, common, launch) for key, value in stages.items()}
-    reader.check_references(found)
-    ordered(found, str(file))
-    return Pipeline(file=file, name=str(name), stages=found)
+    twice = [str(key) for key in own if str(key) in stages]
+    if twice:
+        raise reader.fail(
+            "stages", f"{', '.join(twice)} is in a pipeline that this one goes on from: give it another name"
+        )
+    stages |= {str(key): reader.stage(str(key), value, common, launch) for key, value in own.items()}
+    return str(name), stages
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -108,15 +129,19 @@ class _Reader:
             kind=kind,
             recipe=recipe,
             parents=parents,
-            options={**common, **self.options(content, owner)} if recipe is not None else {},
+            options={**({} if kind == "align" else common), **self.options(content, owner)}
+            if recipe is not None
+            else {},
             merge_options=merge_options,
             launch=self.launch(content["launch"], owner) if "launch" in content else launch,
             checks=tuple(self.check(check, owner, kind, parents) for check in _listed(content.get("check"))),
+            after=tuple(str(name) for name in _listed(content.get("after"))),
+            reference=self.reference(content.get("reference", False), owner, kind, parents),
         )
 
     def source(self, content: dict[str, Any], owner: str) -> tuple[Kind, tuple[str, ...], dict[str, Any]]:
         """What the stage does, with which exports."""
-        given = [key for key in ("from", "evaluate", "merge") if key in content]
+        given = [key for key in ("from", "evaluate", "merge", "align") if key in content]
         if len(given) > 1:
             raise self.fail(owner, f"{' and '.join(given)} exclude each other: split it into stages")
         if not given:
@@ -129,7 +154,8 @@ class _Reader:
                     f"{key} is the name of one stage, or a folder of weights such as weights/Qwen3-8B, not {value!r}; put "
                     "several together by a merge",
                 )
-            return "fit" if key == "from" else "evaluate", (value,), {}
+            kinds: dict[str, Kind] = {"from": "fit", "evaluate": "evaluate", "align": "align"}
+            return kinds[key], (value,), {}
         if isinstance(value, dict):
             merged, options = value.get("of"), {name: inner for name, inner in value.items() if name != "of"}
         else:
@@ -140,6 +166,15 @@ class _Reader:
                 "merge is a list of at least two stages or folders of weights, or a mapping with that list under 'of'",
             )
         return "merge", tuple(str(parent) for parent in merged), options
+
+    def reference(self, value: Any, owner: str, kind: Kind, parents: tuple[str, ...]) -> bool:
+        if not isinstance(value, bool):
+            raise self.fail(owner, f"reference is true or false, not {value!r}")
+        if value and (kind != "fit" or not parents):
+            raise self.fail(
+                owner, "the reference is what a fit on pairs starts from: the stage needs a recipe and from"
+            )
+        return value
 
     def recipe(self, value: Any, owner: str) -> Path | None:
         if value is None:
@@ -155,6 +190,7 @@ class _Reader:
         if not isinstance(options, dict):
             raise self.fail(owner, "options map dotted keys to values, such as {trainer.max_steps: 100}")
         reserved = {"model.init_from": "from", "run.folder": "name", "run.resume": "name", "ckpt_path": "name"}
+        reserved |= {"source": "align", "output": "name"}
         for key in options:
             if key in reserved:
                 raise self.fail(owner, f"the pipeline sets {key} itself; see {reserved[key]}")
@@ -177,7 +213,7 @@ class _Reader:
             raise self.fail(owner, f"it is a mapping with a metric or with only_moves, not {content!r}")
         if "only_moves" in content:
             self.known(content, _TENSORS, owner)
-            if kind == "evaluate" or not (parents or "since" in content):
+            if kind in ("evaluate", "align") or not (parents or "since" in content):
                 raise self.fail(owner, "only_moves compares the stage's export with that of a parent: it needs from")
             self.pattern(content["only_moves"], owner)
             return TensorCheck(pattern=content["only_moves"], since=content.get("since"))
@@ -226,11 +262,11 @@ class _Reader:
                         f"it names the stage {name!r}, which does not exist{closest(name, stages)}; stages are "
                         f"{', '.join(stages)}",
                     )
-            evaluations = [name for name in stage.parent_stages if stages[name].kind == "evaluate"]
-            if evaluations:
+            without = [name for name in stage.parent_stages if not stages[name].has_export]
+            if without:
                 raise self.fail(
                     f"stage {stage.name}",
-                    f"{evaluations[0]} only evaluates and has no export: start from {stages[evaluations[0]].parents[0]}",
+                    f"{without[0]} trains nothing and has no export: start from {stages[without[0]].parents[0]}",
                 )
 
 

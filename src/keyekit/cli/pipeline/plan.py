@@ -156,7 +156,7 @@ def default_jobs() -> int:
 def _work(stage: Stage, folder: Path, record: Record, steps: list[Step]) -> Work:
     log = folder.parent / "logs" / f"{stage.name}.log"
     work = Work(name=stage.name, needs=stage.needs, folder=folder, log=log, steps=steps, record=record)
-    if stage.kind != "evaluate" and not (folder / "export").is_dir():
+    if stage.has_export and not (folder / "export").is_dir():
         record.done.clear()  # somebody removed it: a fit makes it again from its last checkpoint
     if not work.left or JOB in record.done:
         work.state = "as it was"

@@ -77,6 +77,7 @@ def fingerprint(stage: Stage) -> str:
         "parents": stage.parents,
         "options": stage.options,
         "merge": stage.merge_options,
+        **({"reference": True} if stage.reference else {}),
         "recipe": [[list(s.path), s.text] for file in recipe for s in scalars(file) if not s.is_key],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

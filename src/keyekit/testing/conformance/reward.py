@@ -68,6 +68,7 @@ _ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "WeightedSum": lambda: {"rewards": [Counting()], "weights": [0.5]},
     "Gate": lambda: {"gate": ResponseFormat(), "reward": Counting()},
     "Fallback": lambda: {"first": ResponseFormat("think"), "second": Counting()},
+    "ByTask": lambda: {"rewards": {"example": Counting()}},
     "SelfCorrection": lambda: {"reward": Counting()},
     "Judged": lambda: {"judge": ComparingJudge()},
     "ContextJudged": lambda: {"judge": ComparingJudge()},

@@ -32,6 +32,29 @@ def test_what_it_starts_from_is_tested_first_if_a_check_asks(folder):
     assert fit.startswith("fit: keyekit fit")
 
 
+def test_the_reference_is_asked_before_the_fit(folder):
+    stages = "a: {recipe: one.yaml}\nb: {from: a, recipe: two.yaml, reference: true, options: {data.train: [p.jsonl]}}"
+    asked, fit = words(folder, stages, "b")
+    assert asked == (
+        f"reference: keyekit data reference {folder.path}/two.yaml '--data.train=[\"p.jsonl\"]' "
+        "--model.init_from=runs/demo/a/export --model.reference_files=null"
+    )
+    assert fit.startswith("fit: keyekit fit")
+
+
+def test_a_round_of_alignment_gets_no_options_of_trainers(folder):
+    (folder.path / "round.yaml").write_text("prompts: [a.jsonl]\n")
+    stages = "a: {recipe: one.yaml}\nr: {align: a, recipe: round.yaml, options: {limit: 3}}"
+    (step,) = words(folder, stages, "r")
+    assert step == (
+        f"align: keyekit align {folder.path}/round.yaml --limit=3 --source=runs/demo/a/export --output=runs/demo/r"
+    )
+    head = "name: demo\noptions: {trainer.accelerator: cpu}\n"
+    assert folder.pipeline(stages, head).stages["r"].options == {"limit": 3}
+    stages += "\nb: {from: a, recipe: two.yaml, options: {data.train: [<r>/pairs.jsonl]}}"
+    assert folder.pipeline(stages).stages["b"].needs == ("a", "r")
+
+
 def test_a_merge_with_options_and_a_test(folder):
     stages = """
 a: {recipe: one.yaml}

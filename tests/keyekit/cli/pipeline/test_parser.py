@@ -63,6 +63,13 @@ def test_a_stage_that_an_option_names_is_needed(folder):
         ("a: {recipe: one.yaml}\nb: {recipe: one.yaml, from: [a, a]}", "put several together by a merge"),
         ("a: {recipe: one.yaml}\nb: {recipe: one.yaml, from: a, evaluate: a}", "from and evaluate exclude each other"),
         ("a: {recipe: one.yaml}\nb: {evaluate: a, recipe: one.yaml}\nc: {from: b, recipe: one.yaml}", "start from a"),
+        ("a: {recipe: one.yaml}\nb: {align: a, recipe: one.yaml}\nc: {from: b, recipe: one.yaml}", "start from a"),
+        ("a: {recipe: one.yaml}\nb: {align: a}", "it needs a recipe"),
+        (
+            "a: {recipe: one.yaml}\nb: {align: a, recipe: one.yaml, options: {source: x}}",
+            "sets source itself; see align",
+        ),
+        ("a: {recipe: one.yaml, reference: true}", "needs a recipe and from"),
         ("a: {recipe: one.yaml}\nb: {merge: [a]}", "at least two stages"),
         ("a: {recipe: one.yaml, options: [--x]}", "options map dotted keys"),
         ("a: {recipe: one.yaml, options: {model.init_from: x}}", "sets model.init_from itself; see from"),
@@ -80,6 +87,32 @@ def test_mistakes_are_named_with_what_is_allowed(folder, stages, said):
     with pytest.raises(CommandError, match=said) as caught:
         folder.pipeline(stages)
     assert "pipe.yaml" in str(caught.value)
+
+
+def test_a_stage_waits_for_others(folder):
+    stages = "a: {recipe: one.yaml}\nb: {recipe: one.yaml}\nc: {from: a, after: b, recipe: two.yaml}"
+    assert folder.pipeline(stages).stages["c"].needs == ("a", "b")
+    with pytest.raises(CommandError, match="names the stage 'd'"):
+        folder.pipeline(stages.replace("after: b", "after: [d]"))
+
+
+def test_a_pipeline_goes_on_from_another(folder):
+    (folder.path / "sub").mkdir()
+    (folder.path / "sub" / "three.yaml").write_text((folder.path / "one.yaml").read_text())
+    (folder.path / "sub" / "first.yaml").write_text(
+        "name: both\noptions: {trainer.max_steps: 1}\nstages:\n  a: {recipe: three.yaml}\n"
+    )
+    whole = folder.pipeline("b: {from: a, recipe: two.yaml}", head="base: sub/first.yaml\n")
+    assert (whole.name, list(whole.stages)) == ("both", ["a", "b"])
+    assert whole.stages["a"].recipe == folder.path / "sub" / "three.yaml"
+    assert (whole.stages["a"].options, whole.stages["b"].options) == ({"trainer.max_steps": 1}, {})
+    assert folder.pipeline("b: {recipe: two.yaml}", head="name: mine\nbase: [sub/first.yaml]\n").name == "mine"
+    with pytest.raises(CommandError, match="a is in a pipeline that this one goes on from"):
+        folder.pipeline("a: {recipe: two.yaml}", head="base: sub/first.yaml\n")
+    with pytest.raises(CommandError, match=r"circle: .*pipe\.yaml -> .*pipe\.yaml"):
+        folder.pipeline("a: {recipe: two.yaml}", head="base: pipe.yaml\n")
+    with pytest.raises(CommandError, match="there is no pipeline file"):
+        folder.pipeline("a: {recipe: two.yaml}", head="base: sub/frist.yaml\n")
 
 
 def test_a_missing_recipe_is_named(folder):
