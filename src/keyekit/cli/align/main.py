@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keyekit.cli.errors import CommandError
 
-__all__ = ["main"]
+if TYPE_CHECKING:  # a --help must not wait for torch
+    from keyekit.cli.align.round import AlignmentRound
+
+__all__ = ["main", "read_round"]
 
 _USAGE = """\
 usage: keyekit align RECIPE.yaml --source MODEL --output FOLDER [--responses 8] [--ARGUMENT VALUE]
@@ -35,6 +39,21 @@ def main(arguments: Sequence[str]) -> int:
     """
     if not arguments:
         raise CommandError(f"which recipe?\n{_USAGE}")
+    try:
+        made, described = read_round(arguments)
+        made.run(described)
+    except ValueError as error:  # arguments that do not go together, answers to other questions
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def read_round(arguments: Sequence[str]) -> tuple[AlignmentRound, str]:
+    """The round that recipes and options describe, and its settings as JSON.
+
+    Raises:
+        CommandError: If they do not describe one.
+        ValueError: If its arguments do not go together.
+    """
     from keyekit.cli.align.round import AlignmentRound
     from keyekit.cli.lightning import RecipeParser, prepare
 
@@ -43,14 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.command_line = command_line
     parser.add_argument("-c", "--config", action="config", help="Recipe; a plain word that ends in .yaml is one, too.")
     parser.add_argument("--base", type=list[str] | str | None, default=None, help="Recipes to inherit from.")
-    parser.add_class_arguments(AlignmentRound, None)
+    parser.add_class_arguments(AlignmentRound, None, sub_configs=True)  # a judge may stand in a file of its own
     settings = parser.parse_args(command_line.arguments)
     settings.pop("base", None)
     settings.pop("config", None)
     described = parser.dump(settings, format="json", skip_validation=True)
-    try:
-        made = AlignmentRound(**vars(parser.instantiate_classes(settings)))
-        made.run(described)
-    except ValueError as error:  # arguments that do not go together, answers to other questions
-        raise CommandError(str(error)) from error
-    return 0
+    return AlignmentRound(**vars(parser.instantiate_classes(settings))), described

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from released import released
 
 from keyekit.cli.align import main as command
 from keyekit.cli.align.round import RESPONSES, AlignmentRound
@@ -17,35 +13,6 @@ from keyekit.cli.errors import CommandError
 from keyekit.evaluation.answer_log import AnswerLog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-RECIPE = """\
-# A round.
-prompts: [prompts.jsonl]
-responses: 3
-max_new_tokens: 5
-prompts_at_a_time: 2
-min_margin: 0.01
-accept: -1.0
-reward:
-  class_path: LengthPenalty
-  init_args: {longest: 60, slope: 60}
-"""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return released(tmp_path_factory.mktemp("model") / "checkpoint")
-
-
-@pytest.fixture
-def desk(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    lines = []
-    for number in range(5):
-        turns = [{"role": "user", "content": "word " * (1 + number)}, {"role": "assistant", "content": "yes"}]
-        lines.append(json.dumps({"id": f"s{number}", "task": "t", "messages": turns, "answer": "yes"}))
-    Path("prompts.jsonl").write_text("\n".join(lines))
-    Path("round.yaml").write_text(RECIPE)
-    return tmp_path
 
 
 def records(folder: str) -> dict[str, list]:
@@ -94,21 +61,6 @@ def test_another_model_other_settings_and_other_prompts_are_refused(checkpoint, 
     Path("prompts.jsonl").write_text(first.replace("yes", "no"))
     with pytest.raises(CommandError, match="prompts was"):
         command.main([*words, "--limit=2"])
-
-
-def test_what_makes_no_sense_is_said(checkpoint, desk):
-    words = ["round.yaml", f"--source={checkpoint}", "--output=out"]
-    with pytest.raises(CommandError, match="all be the same"):
-        command.main([*words, "--temperature=0"])
-    with pytest.raises(CommandError, match=r"which recipe\?"):
-        command.main([])
-    with pytest.raises(CommandError, match="neither a folder nor a preset"):
-        command.main(["round.yaml", "--source=nowhere", "--output=out"])
-    with pytest.raises(CommandError, match="responces"):
-        command.main([*words, "--responces=2"])
-    Path("prompts.jsonl").write_text(Path("prompts.jsonl").read_text().replace('"s1"', '"s0"'))
-    with pytest.raises(CommandError, match="1 of 5 prompts have the name of another"):
-        command.main(words)
 
 
 def test_a_prompt_without_its_picture_is_skipped_or_raises(checkpoint, desk):
