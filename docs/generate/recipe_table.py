@@ -23,8 +23,10 @@ HEAD = """\
 | folder | what is in it |
 | --- | --- |
 | `quickstart.yaml`, `quickstart/` | the first run: `keyekit quickstart` |
-| `tiny/` | models that learn on a laptop: one task each, and the whole pipelines `keye_vl_8b.yaml` and `keye_vl_2.yaml` |
-| `keye_vl_8b/`, `keye_vl_1_5_8b/`, `keye_vl_2_30b_a3b/` | every stage of the three models at full size |
+| `tiny/` | models that learn on a laptop: one task each |
+| `tiny/keye_vl_8b.yaml`, `tiny/keye_vl_8b_post.yaml`, `tiny/keye_vl_2.yaml` | whole pipelines |
+| `tiny/alignment/`, `tiny/rl/`, `tiny/mopd.yaml` | single steps of post-training |
+| `keye_vl_8b/`, `keye_vl_1_5_8b/`, `keye_vl_2_30b_a3b/` | full size: stages, joined by `pretrain.yaml` and `post_train.yaml` |
 | `ablations/` | one part swapped |
 | `mixtures/` | several sources in changing portions |
 | `_base/` | pieces that others inherit |
@@ -39,7 +41,8 @@ and cluster never were: those are ours, marked so in the recipe with their proxy
 
 Memory is that of one rank: weights, gradients, moments and gathered layers, and beside them the activations of a pack that one
 sample fills, half of it vision, with layers recomputed as the recipe says. PFLOP are those of one optimizer step on all ranks,
-counted as if everything trained.
+counted as if everything trained. Preference and reinforcement stages are counted as their updates alone: what draws, scores or
+judges answers comes on top, and their tokens depend on how long answers get. Rounds of `keyekit align` are not in the table.
 Written by `python docs/generate/recipe_table.py` from `keyekit plan`.
 
 | recipe | stage | section | ranks | pack | trained | state, GiB | activations, GiB | PFLOP a step | tokens |
@@ -54,9 +57,8 @@ def row(recipe: Path) -> str:
     stage = re.sub(r"\s*\((?:8B|2\.0) sheet[^)]*\)", "", first.split(":", 1)[0]).split(", ", 1)[-1]
     stage = stage if stage.startswith("stage") else recipe.stem.replace("_", " ")
     made = plan([str(recipe)])
-    return (
-        f"| [{recipe.stem}]({recipe.relative_to(ROOT / 'recipes')}) | {stage} | {section} | {numbers(made, recipe)} |"
-    )
+    place = recipe.relative_to(ROOT / "recipes")
+    return f"| [{place.with_suffix('')}]({place}) | {stage} | {section} | {numbers(made, recipe)} |"
 
 
 def numbers(made: Plan, recipe: Path) -> str:
@@ -68,27 +70,32 @@ def numbers(made: Plan, recipe: Path) -> str:
     trainer = merged(recipe)
     packs = setting.devices // setting.sequence_ranks * trainer.get("accumulate_grad_batches", 1)
     operations = made.costs.training.total * packs / 1e15
-    tokens = setting.sequence_length * packs * trainer["max_steps"] / 1e9
+    tokens = f"{setting.sequence_length * packs * trainer['max_steps'] / 1e9:,.0f} B" if reads_all(recipe) else "–"
     activations = f"{made.costs.planned.total / GIB:.1f}"
-    costs = f"{trained} | {state} | {activations} | {operations:,.0f} | {tokens:,.0f} B"
+    costs = f"{trained} | {state} | {activations} | {operations:,.0f} | {tokens}"
     return f"{setting.devices} | {setting.sequence_length:,} | {costs}"
 
 
-def merged(recipe: Path) -> dict:
-    """The trainer's settings of a recipe with those that it inherits."""
+def reads_all(recipe: Path) -> bool:
+    """Whether the recipe learns from whole packs of a mixture, so that its steps say how many tokens it reads."""
+    return merged(recipe, "model").get("class_path") in ("LanguageModeling", "ContrastivePretraining")
+
+
+def merged(recipe: Path, part: str = "trainer") -> dict:
+    """The settings of a part of a recipe with those that it inherits."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     bases = content.get("base", [])
     found: dict = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        found |= merged(recipe.parent / base)
-    return found | content.get("trainer", {})
+        found |= merged(recipe.parent / base, part)
+    return found | content.get(part, {})
 
 
 if __name__ == "__main__":
     lines = []
     for model in MODELS:
         for recipe in sorted((ROOT / "recipes" / model).glob("*.yaml")):
-            if "stages" not in yaml.safe_load(recipe.read_text(encoding="utf-8")):
+            if not {"stages", "prompts"} & yaml.safe_load(recipe.read_text(encoding="utf-8")).keys():
                 lines.append(row(recipe))
                 print(lines[-1], flush=True)
     (ROOT / "recipes" / "README.md").write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from keyekit.cli.pipeline.parser import read_pipeline
 from keyekit.models.merged_folder import merge_folders
 
 TINY = Path(__file__).parent.parent.parent / "recipes" / "tiny"
+FILES = {"keye_vl_8b": "keye_vl_8b", "keye_vl_2": "keye_vl_2_pretrain"}
 STEPS = 16
 SKIPPED = {"keye_vl_8b": {"anneal_b", "anneal_c", "stage_2_long"}, "keye_vl_2": {"stage_2_long"}}
 """Stages of a recipe that another one has, or that train nothing."""
@@ -62,7 +63,7 @@ def arguments(pipeline: Pipeline, stage: Stage, folders: dict[str, Path]) -> lis
 @pytest.mark.parametrize("name", ["keye_vl_8b", "keye_vl_2"])
 def test_every_stage_learns_from_the_one_before(name, desk, monkeypatch):
     monkeypatch.chdir(desk)
-    pipeline = read_pipeline(TINY / f"{name}.yaml")
+    pipeline = read_pipeline(TINY / f"{FILES[name]}.yaml")
     folders = {stage: desk / name / stage for stage in pipeline.stages}
     for stage in pipeline.stages.values():
         if stage.name in SKIPPED[name] or (stage.kind == "merge" and stage.recipe is not None):

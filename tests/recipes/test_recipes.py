@@ -14,7 +14,8 @@ from keyekit.cli.lightning import KeyeCLI, run
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "_base" not in path.parts)
-RECIPES = [path for path in FILES if "stages" not in yaml.safe_load(path.read_text(encoding="utf-8"))]  # no pipelines
+RECIPES = [path for path in FILES if not {"stages", "prompts"} & yaml.safe_load(path.read_text(encoding="utf-8")).keys()]
+"""No pipelines, and no rounds of ``keyekit align``."""
 TINY = [path for path in RECIPES if path.parent.name == "tiny" and not path.stem.startswith(("dsa_", "modes"))]
 """Those of one task; test_dsa_recipes.py runs the stages of sparse attention one after the other, test_modes.py the modes."""
 
