@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +16,7 @@ from keyekit.rollout.experience import Experience
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.rounds import Rounds
+from keyekit.rollout.trajectory import Prompt
 from keyekit.testing.tiny import tiny_vision_language_model
 
 
@@ -45,10 +46,25 @@ class Prompts:
         return self.prompts[index].pictures
 
 
-def loader(maker, model, replay: bool = False, **settings) -> RolloutLoader:
+def after_a_hint(samples, texts) -> list[Judged]:
+    return [Judged(len(t) * ("hint" in s.meta)) for s, t in zip(samples, texts, strict=True)]
+
+
+def hinted(prompt, level) -> Prompt:
+    sample = replace(prompt.encoded.sample, id=f"{prompt.name}#{level}", meta={"hint": level, "origin": prompt.name})
+    return replace(prompt, encoded=replace(prompt.encoded, sample=sample))
+
+
+def loader(maker, model, replay: bool = False, hint=None, **settings) -> RolloutLoader:
     engine = NativeEngine(RolloutSpec(model, {1, 2, 3, 4, 5, 6}, 12, record=replay))
     rounds = Rounds(
-        engine=engine, judge=by_length, compare=group_advantages, decode=lambda t: "x" * len(t), prompts=4, responses=3
+        engine=engine,
+        judge=by_length if hint is None else after_a_hint,
+        compare=group_advantages,
+        decode=lambda t: "x" * len(t),
+        prompts=4,
+        responses=3,
+        hint=hint,
     )
     settings = {"steps": 2, "packs": 2} | settings
     return RolloutLoader(Prompts(maker), rounds, "sequence", recorded=replay, **settings)
@@ -87,11 +103,13 @@ def test_an_epoch_asks_every_prompt_once_and_hands_out_the_packs_of_its_rounds(p
         assert first.step_count == second.step_count == len(first.samples) + len(second.samples)
 
 
-@pytest.mark.parametrize("replay", [False, True], ids=["plain", "replay"])
-def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, replay) -> None:
+@pytest.mark.parametrize(
+    ("replay", "hint"), [(False, None), (True, None), (False, hinted)], ids=["plain", "replay", "hints"]
+)
+def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, replay, hint) -> None:
     """The weights have moved since the round was made: only the state can know its responses."""
     policy = model()
-    made = loader(prompt_maker, policy, replay)
+    made = loader(prompt_maker, policy, replay, hint)
     batches = iter(made)
     next(batches)
     state = torch.load(_saved(made.state_dict()), weights_only=True)
@@ -99,10 +117,11 @@ def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, replay) -
         for parameter in policy.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     rest = list(batches)
-    resumed = loader(prompt_maker, policy, replay)
+    resumed = loader(prompt_maker, policy, replay, hint)
     resumed.load_state_dict(state)
     again = list(resumed)
     assert len(again) == len(rest) == 7
+    assert all(("hint" in sample.meta) == bool(hint) for pack in again for sample in pack.samples)
     assert all(same(one, other) for one, other in zip(rest, again, strict=True))
 
 
@@ -111,6 +130,14 @@ def _saved(state) -> io.BytesIO:
     torch.save(state, file)
     file.seek(0)
     return file
+
+
+def test_a_round_with_hints_goes_on_with_the_same_hints_alone(prompt_maker) -> None:
+    made = loader(prompt_maker, model(), hint=hinted)
+    next(iter(made))
+    resumed = loader(prompt_maker, model())
+    with pytest.raises(ValueError, match="resume with the same hints"):
+        resumed.load_state_dict(made.state_dict())
 
 
 def test_another_number_of_ranks_begins_a_new_round(prompt_maker) -> None:

@@ -19,6 +19,7 @@ from keyekit.objectives.policy.grpo import GRPO
 from keyekit.objectives.policy.gspo import GSPO
 from keyekit.optim.schedules import WarmupStableDecay
 from keyekit.rewards.base import AnswerReward, Example, RewardOutcome, example_sample
+from keyekit.rollout.precision import LowerPrecision
 from keyekit.tasks.policy import PolicyOptimization
 from keyekit.testing.tiny import tiny_record, tiny_vision_language_model
 
@@ -61,11 +62,15 @@ class Watch(lightning.Callback):
         self.losses: list[float] = []
         self.rewards: list[float] = []
         self.vowels: list[float] = []
+        self.disagreements: list[tuple[float, float]] = []
         self.cut = cut
         self.folder = folder
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.losses.append(outputs["loss"].item())
+        if batch.selections is not None:
+            logged = (trainer.callback_metrics[f"rollout/{name}_disagreement"] for name in ("router", "index"))
+            self.disagreements.append(tuple(value.item() for value in logged))
         if "reward" in batch.meters:
             self.rewards.append(batch.meters["reward"])
             self.vowels.append(batch.meters["reward_of/vowels"])
@@ -125,6 +130,23 @@ def test_an_interrupted_run_goes_on_to_the_bit(questions, tmp_path, cut) -> None
     rest = fit(questions, tmp_path, Vowels(), GSPO(0.2, 0.2), steps=6, resume=str(tmp_path / "cut.ckpt"), **settings)
     assert len(whole.losses) == 12
     assert first.losses + rest.losses == whole.losses
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_replay_makes_rollouts_in_bfloat16_and_training_choose_alike(questions, tmp_path, replay) -> None:
+    parts = {
+        "attention": partial(DSA, topk=6, num_indexer_heads=2, indexer_head_dim=8),
+        "feed_forward": partial(MixtureOfExperts, num_experts=8, active_experts=2, expert_dim=24),
+    }
+    settings = {"replay": replay, "compare_choices": True, "engine": LowerPrecision, "parts": parts}
+    watch = fit(questions, tmp_path, Vowels(), GSPO(), steps=1, **settings)
+    router, index = watch.disagreements[0]  # before any step: precision alone makes the difference
+    assert (router, index) == (0.0, 0.0) if replay else min(router, index) > 0.001
+
+
+def test_rewards_dealt_to_other_prompts_are_asked_for_by_name(questions, tmp_path) -> None:
+    watch = fit(questions, tmp_path, Vowels(), GRPO(), steps=2, shuffle_rewards=True)
+    assert watch.losses != fit(questions, tmp_path, Vowels(), GRPO(), steps=2).losses
 
 
 def test_what_cannot_work_is_refused(questions, tmp_path) -> None:

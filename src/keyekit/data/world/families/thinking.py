@@ -7,34 +7,25 @@ from itertools import accumulate, pairwise
 from zlib import crc32
 
 from keyekit.data.world.draw import Draw
+from keyekit.data.world.families.attributes import captions_placed
 from keyekit.data.world.families.base import Builder, Item, Question
-from keyekit.data.world.scene import COLORS, SHAPES
 from keyekit.data.world.stage import Stage
 
-__all__ = ["in_modes", "larger", "long_sum", "look"]
+__all__ = ["in_modes", "larger", "long_sum", "spot"]
 
-_LOOKS = [(color, shape) for color in COLORS for shape in SHAPES]
 _MODES = ("auto", "think", "no_think")
 _TERMS = 4
 _EASY, _HARD = "Easy. /no_think", "Hard. /think"
 
 
-def look(draw: Draw, stage: Stage) -> Item:
-    """An image of one object: its colour and its shape, without options. The thought is what there is to see."""
-    color, shape = draw.deck("look", _LOOKS)
-    objects = stage.place(draw, [(color, shape)], diameter=(0.36, 0.58))
-    questions = tuple(
-        Question(
-            text=f"What {kind} is the object?",
-            answer=answer,
-            kind=kind,
-            chance=1 / number,
-            subject=objects[0].phrase,
-            thought=objects[0].phrase,
-        )
-        for kind, answer, number in (("color", color, len(COLORS)), ("shape", shape, len(SHAPES)))
-    )
-    return Item(questions=questions, scene=stage.image(draw, objects), suffix=".png")
+def spot(draw: Draw, stage: Stage) -> Item:
+    """An image of one object: what it is and where, which are 288 answers. The thought is what it is."""
+    item = captions_placed(draw, stage)
+    (told,) = item.questions
+    place = told.answer.partition(" at the ")[2]
+    answer = f"{told.subject} at the {place}"
+    question = replace(told, text="What is where?", answer=answer, thought=told.subject)
+    return replace(item, questions=(question,))
 
 
 def long_sum(draw: Draw, stage: Stage) -> Item:
@@ -51,7 +42,7 @@ def long_sum(draw: Draw, stage: Stage) -> Item:
 
 
 def larger(draw: Draw, stage: Stage) -> Item:
-    """The larger of two numbers with different tens, in text alone; the thought compares the tens. One glance is enough."""
+    """The larger of two numbers with different tens, in text alone; the thought spells out the tens. One glance is enough."""
     while True:
         left, right = draw.whole(10, 99), draw.whole(10, 99)
         if left // 10 != right // 10 and _is_held_out([left, right]) == (draw.split == "heldout"):
@@ -61,7 +52,7 @@ def larger(draw: Draw, stage: Stage) -> Item:
         text=f"Which is larger, {left} or {right}?",
         answer=str(max(left, right)),
         chance=0.5,
-        thought=f"{left // 10}{sign}{right // 10}",
+        thought=f"{left}: tens {left // 10}. {right}: tens {right // 10}. {left // 10}{sign}{right // 10}",
         analysis=_EASY,
     )
     return Item(questions=(question,))

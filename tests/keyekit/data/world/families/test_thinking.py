@@ -5,11 +5,13 @@ import pytest
 from keyekit.data.responses import Response, ResponseMode
 
 
-def test_a_look_says_what_it_sees(items):
-    for item in items("look"):
-        (thing,) = item.scene.objects
-        assert [question.answer for question in item.questions] == [thing.color, thing.shape]
-        assert {question.thought for question in item.questions} == {thing.phrase}
+def test_a_thing_is_spotted_by_name_and_place(items):
+    for item in items("spot"):
+        (thing,), (question,) = item.scene.objects, item.questions
+        assert question.thought == thing.phrase
+        found = re.fullmatch(rf"{thing.phrase} at the (top|bottom)( left| right)?", question.answer)
+        (_, top, _, bottom) = thing.box(0.0, item.scene.size)
+        assert found[1] == ("top" if top + bottom < item.scene.size else "bottom")
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -29,7 +31,7 @@ def test_the_larger_number_is_larger_by_its_tens(items):
         (question,) = item.questions
         left, right = map(int, re.findall(r"\d+", question.text))
         assert int(question.answer) == max(left, right)
-        assert eval(question.thought)
+        assert eval(question.thought.rpartition(" ")[2])
         assert left // 10 != right // 10
 
 
