@@ -64,9 +64,10 @@ class Reading:
         for sample, part in zip(batch.samples, vision_of_samples(batch, self.network.projector.merge), strict=True):
             own = slice(sample.start, sample.stop)
             places = batch.vision_index[slice(*part.placeholders)].cpu() - sample.start
-            self._check_placeholders(sample, tokens[own], places)
+            said = torch.cat([torch.tensor([False]), labels[own][:-1] != IGNORED_LABEL])
+            self._check_placeholders(sample, tokens[own].masked_fill(said, -1), places)  # a response may name one
             _check_positions(sample, positions[:, own], self._spans(batch, sample, part, places))
-            respelt += self._respelt(sample, tokens[own], labels[own])
+            respelt += self._respelt(sample, tokens[own], said)
         return {} if self.tokenizer is None else {"respelt": respelt / max(len(batch.samples), 1)}
 
     def _check_patches(self, batch: Batch) -> None:
@@ -118,11 +119,10 @@ class Reading:
             spans.append(VisualSpan(start=start, rows=rows, columns=columns, frames=frames, time_steps=steps))
         return spans
 
-    def _respelt(self, sample: SampleInfo, tokens: Tensor, labels: Tensor) -> bool:
+    def _respelt(self, sample: SampleInfo, tokens: Tensor, said: Tensor) -> bool:
         """Whether the teacher spells the response otherwise; prompt and response are spelt separately."""
         if self.tokenizer is None or self.respelling == "ignore":
             return False
-        said = torch.cat([torch.tensor([False]), labels[:-1] != IGNORED_LABEL])
         wrong = False
         for is_response, ids in _pieces(tokens.tolist(), said.tolist()):
             again = self.tokenizer.encode(self.tokenizer.decode(ids), add_special_tokens=False)

@@ -59,6 +59,13 @@ def test_placeholders_are_found_again(reading, pack, data) -> None:
         reading.check(replace(pack, tokens=moved(pack.tokens, text.start + 3, pad)))
 
 
+def test_a_placeholder_that_the_student_said_is_a_word_like_any_other(reading, pack, data) -> None:
+    said = int((pack.labels[:-1] != -100).nonzero()[0]) + 1
+    pad = data.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    labels = moved(pack.labels, said - 1, pad)
+    reading.check(replace(pack, tokens=moved(pack.tokens, said, pad), labels=labels))
+
+
 def test_pictures_must_come_in_the_teachers_patches(reading, pack) -> None:
     small = normalise_patches(torch.zeros(len(pack.vision.patches), 3, 7, 7, dtype=torch.uint8))
     with pytest.raises(ValueError, match="cuts patches of 7 pixels, the teacher of 14"):
