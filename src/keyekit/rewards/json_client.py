@@ -102,7 +102,7 @@ class JsonClient:
             httpx.Client(headers=headers, timeout=self.seconds, limits=limits, trust_env=False) as client,
             ThreadPoolExecutor(self.concurrency) as threads,
         ):
-            return list(threads.map(lambda request: self._post(client, *request, read), requests))
+            return list(threads.map(lambda request: self._post(client, request[0], request[1], read), requests))
 
     def _post(
         self, client: Any, path: str, body: dict[str, Any], read: Callable[[Any], Result | None]

@@ -171,7 +171,7 @@ class RolloutServer(ThreadingHTTPServer):
             spans=spans,
             sample=Sample(id="request", task="", messages=()),
             keys=("",) * len(pictures),
-            media=tuple(MediaShape(1, *picture.shape[:2], (), 0.0) for picture in pictures),
+            media=tuple(MediaShape(1, picture.shape[0], picture.shape[1], (), 0.0) for picture in pictures),
         )
         return Prompt(encoded=encoded, pictures=[picture[None] for picture in pictures])
 
