@@ -8,15 +8,15 @@ import pytest
 from keyekit.data.hygiene.minhash import SimilarSets, jaccard, shingles
 
 
-def families(seed: int) -> list[frozenset[int]]:
+def families(seed: int, largest: int = 2**20, size: int = 60) -> list[frozenset[int]]:
     """Sets of which many differ from another one in a few elements."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(40):
-        base = random.choice(2**20, 60, replace=False)
+        base = random.choice(largest, size, replace=False)
         for changes in (0, 1, 4, 15):
             changed = base.copy()
-            changed[:changes] = random.choice(2**20, changes, replace=False)
+            changed[:changes] = random.choice(largest, changes, replace=False)
             found.append(frozenset(changed.tolist()))
     return found
 
@@ -36,6 +36,18 @@ def test_all_similar_pairs_and_no_other(threshold: float) -> None:
     for items in given:
         expected = {str(n) for n, other in enumerate(given) if jaccard(items, other) > threshold}
         assert sets.similar(items) == expected
+
+
+def test_sets_of_small_numbers_are_compared_with_others_too() -> None:
+    """Of perceptual hashes, whose sets are bits of 64, and of sets that reach just beyond."""
+    given = [*families(1, 64, 32), *families(2, 66, 32), frozenset(), frozenset(range(64)), frozenset(range(65))]
+    sets = SimilarSets(0.8)
+    for number, items in enumerate(given):
+        sets.add(str(number), items)
+    for items in given:
+        expected = {str(n) for n, other in enumerate(given) if jaccard(items, other) > 0.8}
+        assert sets.similar(items) == expected
+    assert sets.similar(frozenset(range(65))) == {"321", "322"}
 
 
 def test_a_thing_of_parts_needs_more_than_half() -> None:
