@@ -31,6 +31,8 @@ WITHOUT_OWN_TEST = {
     "src/keyekit/nn/vision/base.py": "tests/conformance/test_vision.py checks the contract on every encoder",
     "src/keyekit/nn/vision/pooling.py": "tests/keyekit/models/test_contrastive.py",
     "src/keyekit/objectives/cross_entropy_kernels.py": "tests/keyekit/objectives/test_cross_entropy.py",
+    "kernels/keyekit_kernels/dsa/dense_kl_kernels.py": "tests/kernels/dsa/test_kl_dense.py; compiled in compiled_divergence.py",
+    "kernels/keyekit_kernels/moe/grouped_kernels.py": "tests/kernels/moe/test_experts.py through the products",
     "kernels/keyekit_kernels/dsa/attention_tiles.py": "tests/kernels/dsa/test_attention_kernels.py; every kernel uses it",
     "kernels/keyekit_kernels/dsa/attention_forward.py": "tests/kernels/dsa/test_attention_kernels.py, with the backward",
     "kernels/keyekit_kernels/dsa/attention_backward.py": "tests/kernels/dsa/test_attention_kernels.py, with the forward",

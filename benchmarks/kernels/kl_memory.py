@@ -29,7 +29,7 @@ if not torch.cuda.is_available():
 import triton
 
 from keyekit_kernels import dsa
-from keyekit_kernels.dsa import kl_dense_torch, reference
+from keyekit_kernels.dsa import kl_dense, kl_dense_torch, reference
 from keyekit_kernels.dsa.kl import sparse_indexer_kl
 from keyekit_kernels.dsa.kl_dense import dense_indexer_kl
 
@@ -40,7 +40,8 @@ if DEVICE.type == "cuda":  # Keye-VL-2.0 sheet 2.2 and 2.3
 else:
     HEADS, GROUPS, WIDTH, INDEX_HEADS, INDEX_WIDTH, TOPK, DTYPE = 2, 1, 16, 2, 16, 16, torch.float32
     LENGTHS, PLAIN_LIMIT, UNIT, BYTES = [32, 64, 128, 256], 256, "KiB", 2**10
-    kl_dense_torch._ELEMENTS = 2**9  # chunks as small beside these lengths as the real ones are beside real lengths
+    # Chunks as small beside these lengths as the real ones are beside real lengths.
+    kl_dense_torch._ELEMENTS = kl_dense._PAIRS = 2**9
 COLOURS = {
     "warm-up, plain": "#b4462f",
     "warm-up, PyTorch": "#8a5fb4",

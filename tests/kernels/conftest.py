@@ -15,7 +15,7 @@ INTERPRETED = (
     "paged_attention",
     "selection",
 )
-INTERPRETED += ("sparse_gqa", "topk")
+INTERPRETED += ("sparse_gqa", "topk", "experts")
 
 
 def _release(package: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from keyekit_kernels.dsa.topk import SUB_BLOCK, select_topk
 __all__ = ["decode_step", "paged_logits"]
 
 PAGE = tl.constexpr(PAGE_TOKENS)
-_LAUNCH = Launch(128, 4, 3)
+_LAUNCH = Launch(128, 4, 4)
 _PROGRAMS = 1056
 """Eight for each multiprocessor of an H100 or H200; beyond that, programs take several blocks, whose loads overlap."""
 _MOST_STEPS = 16
@@ -30,7 +30,8 @@ _MOST_STEPS = 16
 @triton.jit
 def paged_logits_kernel(
     query,  # [B, heads, WIDTH] e4m3
-    weights,  # [B, heads] float32
+    gate,  # [B, heads]
+    query_scale,  # [B, heads] float32
     values,  # [pages, 64 * (WIDTH + 4)] the cache as e4m3
     scales,  # [pages, 16 * (WIDTH + 4)] the same bytes as float32
     page_table,  # [B, table_width] int32
@@ -53,7 +54,8 @@ def paged_logits_kernel(
     channel, head = tl.arange(0, WIDTH), tl.arange(0, HEADS)
     row = sequence * num_heads + head
     q = tl.load(query + row[None, :] * WIDTH + channel[:, None], mask=(head < num_heads)[None, :], other=0.0)
-    weight = tl.load(weights + row, mask=head < num_heads, other=0.0)
+    weight = tl.load(gate + row, mask=head < num_heads, other=0.0).to(tl.float32)
+    weight *= tl.load(query_scale + row, mask=head < num_heads, other=0.0)
     begin = tl.program_id(1) * (STEPS * BLOCK)
     for start in range(begin, tl.minimum(begin + STEPS * BLOCK, length), BLOCK):
         position = start + tl.arange(0, BLOCK)
@@ -103,7 +105,8 @@ def paged_logits(
         steps = min(next_power_of_two(max(batch * blocks // _PROGRAMS, 1)), _MOST_STEPS)
         paged_logits_kernel[(batch, -(-blocks // steps))](
             query,
-            (gate.float() * query_scale).contiguous(),
+            gate.contiguous(),
+            query_scale.contiguous(),
             index_pages.view(torch.float8_e4m3fn),
             index_pages.view(torch.float32),
             page_table,

@@ -243,7 +243,6 @@ def indexer_kl_dense(
     scale: float,
     implementation: str = "auto",
     lse: Tensor | None = None,
-    deterministic: bool = False,
 ) -> Tensor:
     """Divergence of the indexer from dense causal attention: the indexer's warm-up, in memory linear in the tokens.
 
@@ -260,7 +259,6 @@ def indexer_kl_dense(
         scale: Factor on the attention's dot products.
         implementation: ``"auto"``, ``"triton"`` or ``"torch"``.
         lse: ``[T, H]`` log-sum-exp of the dense attention, if it is known; it saves the Triton kernels a pass.
-        deterministic: Whether the gradient of the index key is added up in a fixed order by the Triton kernels too.
 
     Returns:
         ``[T]`` KL divergences in nats.
@@ -278,12 +276,11 @@ def indexer_kl_dense(
     constants = (query.detach().contiguous(), key.detach().contiguous())
     lse = None if lse is None else lse.detach().contiguous()
     if torch.compiler.is_compiling():
-        settings = query_lengths, key_lengths, scale, deterministic, _learns(*indexer)
+        settings = query_lengths, key_lengths, scale, _learns(*indexer)
         return operators.dense_kl_operator(*indexer, *constants, lse, *settings)[0]
     from keyekit_kernels.dsa.kl_dense import dense_indexer_kl
 
-    settings = query_lengths, key_lengths, scale, lse
-    return dense_indexer_kl(*indexer, *constants, *settings, deterministic=deterministic)
+    return dense_indexer_kl(*indexer, *constants, query_lengths, key_lengths, scale, lse)
 
 
 def _learns(*tensors: Tensor) -> bool:

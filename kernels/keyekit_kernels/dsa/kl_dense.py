@@ -1,154 +1,48 @@
-"""Triton kernels of the indexer's warm-up: its divergence from dense causal attention, without a matrix of L x L.
+"""The indexer's warm-up: its divergence from dense causal attention, without a matrix of L x L.
 
-One program takes a tile of queries of one sequence and walks over their keys twice, as the sparse kernel does. Teacher and
-student are summed over heads in a loop, so a tile of queries and keys is all that exists of either. Gradients are added to
-float32 memory: those of queries by the one program that owns them, those of keys by all, atomically.
+Chunks of queries are worked on one after the other; a chunk keeps eight bytes for each pair of query and key, and is as small
+as :data:`_PAIRS` asks. Four kernels do one sum each (:mod:`keyekit_kernels.dsa.dense_kl_kernels`): the attention of all heads
+is a product and a power of two for each, and the two gradients are one product for each indexer head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.attention_tiles import EMPTY
-from keyekit_kernels.dsa.dense_lse import attention_log_normaliser, tile_table
+from keyekit_kernels.dsa.attention_tiles import EMPTY, LOG2E
+from keyekit_kernels.dsa.dense_kl_kernels import (
+    BITS,
+    key_gradient_kernel,
+    query_gradient_kernel,
+    score_kernel,
+    target_kernel,
+)
+from keyekit_kernels.dsa.dense_lse import attention_log_normaliser
 from keyekit_kernels.dsa.divergence import IndexerKL, check_divergence_inputs
-from keyekit_kernels.dsa.kl import RAISE, TINY, divergence_tile, is_small, row_weights
-from keyekit_kernels.dsa.launch import Launch
-from keyekit_kernels.dsa.ordered_sum import add_in_order, cut_blocks
-from keyekit_kernels.dsa.packed_rows import to_device
+from keyekit_kernels.dsa.kl import RAISE, TINY, is_small, row_weights
+from keyekit_kernels.dsa.launch import Launch, call
+from keyekit_kernels.dsa.packed_rows import Chunk, cut_chunks, cut_tiles, to_device
 
 __all__ = ["attention_log_normaliser", "dense_indexer_kl", "dense_kl", "launch_dense"]
 
-_DIVERGENCE = Launch(block=64, warps=8, stages=2, queries=64)
+_LAUNCHES = {
+    "scores": Launch(block=128, warps=4, stages=3, queries=64),
+    "target": Launch(block=128, warps=4, stages=3, queries=64),
+    "query gradient": Launch(block=64, warps=4, stages=3, queries=64),
+    "key gradient": Launch(block=64, warps=4, stages=3, queries=64),
+}
 _SMALL = Launch(block=16, warps=4, stages=1, queries=16)
 """For the interpreter, where borders are tested and not speed, and for float32, whose tiles fill shared memory."""
-
-
-@triton.jit
-def _scores(index_query, gate, real, k_index, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALE: tl.constexpr):
-    """Scores ``[queries, keys]`` of a tile, of which ``index_query`` and ``gate`` point at the first query."""
-    row, channel = tl.arange(0, real.shape[0]), tl.arange(0, WIDTH)
-    scores = tl.zeros([real.shape[0], k_index.shape[0]], tl.float32)
-    for head in range(HEADS):
-        q = tl.load(index_query + (row[:, None] * HEADS + head) * WIDTH + channel, mask=real[:, None], other=0.0)
-        gates = tl.load(gate + row * HEADS + head, mask=real, other=0.0).to(tl.float32) * SCALE
-        products = tl.dot(q, tl.trans(k_index), input_precision="ieee")
-        scores += tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL) * gates[:, None]
-    return scores
-
-
-@triton.jit
-def _target(query, key, lse, real, inside, scale, PER_GROUP: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """Mean over all heads of the attention of a tile ``[queries, keys]``; entries of hidden keys are meaningless."""
-    row, column, channel = tl.arange(0, real.shape[0]), tl.arange(0, inside.shape[0]), tl.arange(0, WIDTH)
-    target = tl.zeros([real.shape[0], inside.shape[0]], tl.float32)
-    for group in range(GROUPS):
-        k = tl.load(key + (column[:, None] * GROUPS + group) * WIDTH + channel, mask=inside[:, None], other=0.0)
-        for member in range(PER_GROUP):
-            head = row * (GROUPS * PER_GROUP) + group * PER_GROUP + member
-            q = tl.load(query + head[:, None] * WIDTH + channel, mask=real[:, None], other=0.0)
-            row_lse = tl.load(lse + head, mask=real, other=0.0)
-            target += tl.exp(tl.dot(q, tl.trans(k), input_precision="ieee") * scale - row_lse[:, None])
-    return target / (GROUPS * PER_GROUP)
-
-
-@triton.jit
-def dense_kl_kernel(
-    index_query,  # [T, INDEX_HEADS, INDEX_WIDTH]
-    index_key,  # [S, INDEX_WIDTH]
-    gate,  # [T, INDEX_HEADS]
-    query,  # [T, H, WIDTH]
-    key,  # [S, GROUPS, WIDTH]
-    lse,  # [T, H] float32
-    tiles,  # [tiles, 4] int32: first query, queries, first key, keys that the first query sees
-    row_weight,  # [T] float32
-    loss,  # [T] float32
-    grad_index_query,  # [T, INDEX_HEADS, INDEX_WIDTH] float32, zero before
-    grad_index_key,  # [S, INDEX_WIDTH] float32, zero before; with line_starts a row for each tile and key
-    grad_gate,  # [T, INDEX_HEADS] float32, zero before
-    line_starts,  # [tiles] int64 or None
-    scale,
-    INDEX_HEADS: tl.constexpr,
-    INDEX_WIDTH: tl.constexpr,
-    INDEX_SCALE: tl.constexpr,
-    PER_GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    GRADIENTS: tl.constexpr,
-) -> None:
-    """One program per tile of queries."""
-    tile = tiles + tl.program_id(0) * 4
-    row, column, channel = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, INDEX_WIDTH)
-    size, visible = tl.load(tile + 1), tl.load(tile + 3)
-    # Wide numbers are scalars: a tile's own offsets fit into 32 bits and are constants to the compiler.
-    first, key_start = tl.load(tile).to(tl.int64), tl.load(tile + 2).to(tl.int64)
-    index_query += first * (INDEX_HEADS * INDEX_WIDTH)
-    grad_index_query += first * (INDEX_HEADS * INDEX_WIDTH)
-    gate += first * INDEX_HEADS
-    grad_gate += first * INDEX_HEADS
-    query += first * (GROUPS * PER_GROUP * WIDTH)
-    lse += first * (GROUPS * PER_GROUP)
-    weight = tl.load(row_weight + first + row, mask=row < size, other=0.0)
-    real = weight != 0.0
-    bound = tl.where(tl.max(real.to(tl.int32), 0) == 0, 0, visible + size - 1)
-    at_key = column[:, None] * INDEX_WIDTH + channel
-
-    # Pass 1: the log-sum-exp of the scores.
-    peak, total = tl.full([QUERIES], EMPTY, tl.float32), tl.zeros([QUERIES], tl.float32)
-    for start in range(0, bound, BLOCK):
-        inside = start + column < bound
-        k_index = tl.load(index_key + (key_start + start) * INDEX_WIDTH + at_key, mask=inside[:, None], other=0.0)
-        scores = _scores(index_query, gate, real, k_index, INDEX_HEADS, INDEX_WIDTH, INDEX_SCALE)
-        scores = tl.where(start + column[None, :] < visible + row[:, None], scores, EMPTY)
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        total = total * tl.exp(peak - higher) + tl.sum(tl.exp(scores - higher[:, None]), 1)
-        peak = higher
-    log_normaliser = peak + tl.log(tl.maximum(total, TINY))
-
-    # Pass 2: target, divergence and gradients. Weights are as small as one over the tokens of a batch: they enter half
-    # precision relative to the tile's largest.
-    largest = tl.maximum(tl.max(tl.abs(weight), 0), TINY)
-    relative, restore = weight / largest * RAISE, largest / RAISE
-    divergence = tl.zeros([QUERIES], tl.float32)
-    for start in range(0, bound, BLOCK):
-        inside = start + column < bound
-        keys = key + (key_start + start) * (GROUPS * WIDTH)
-        target = _target(query, keys, lse, real, inside, scale, PER_GROUP, GROUPS, WIDTH)
-        k_index = tl.load(index_key + (key_start + start) * INDEX_WIDTH + at_key, mask=inside[:, None], other=0.0)
-        scores = _scores(index_query, gate, real, k_index, INDEX_HEADS, INDEX_WIDTH, INDEX_SCALE)
-        allowed = (start + column[None, :] < visible + row[:, None]) & real[:, None]
-        terms, difference = divergence_tile(target, scores, log_normaliser[:, None], allowed)
-        divergence += tl.sum(terms, 1)
-        if GRADIENTS:
-            difference = difference * relative[:, None]
-            by_key = tl.zeros([BLOCK, INDEX_WIDTH], tl.float32)
-            for head in range(INDEX_HEADS):
-                at = (row[:, None] * INDEX_HEADS + head) * INDEX_WIDTH + channel
-                q = tl.load(index_query + at, mask=real[:, None], other=0.0)
-                gates = tl.load(gate + row * INDEX_HEADS + head, mask=real, other=0.0).to(tl.float32) * INDEX_SCALE
-                products = tl.dot(q, tl.trans(k_index), input_precision="ieee")
-                by_gate = tl.sum(difference * tl.maximum(products, 0.0), 1) * (INDEX_SCALE * restore)
-                slope = tl.where(products > 0.0, difference, 0.0).to(k_index.dtype)
-                by_query = tl.dot(slope, k_index, input_precision="ieee") * (gates * restore)[:, None]
-                gated = (q.to(tl.float32) * gates[:, None]).to(q.dtype)
-                by_key += tl.dot(tl.trans(slope), gated, input_precision="ieee")
-                tl.atomic_add(grad_gate + row * INDEX_HEADS + head, by_gate, mask=real, sem="relaxed")
-                tl.atomic_add(grad_index_query + at, by_query, mask=real[:, None], sem="relaxed")
-            if line_starts is not None:
-                line = tl.load(line_starts + tl.program_id(0)) + start
-                tl.store(grad_index_key + line * INDEX_WIDTH + at_key, by_key * restore, mask=inside[:, None])
-            else:
-                at_keys = grad_index_key + (key_start + start) * INDEX_WIDTH + at_key
-                tl.atomic_add(at_keys, by_key * restore, mask=inside[:, None], sem="relaxed")
-    tl.store(loss + first + row, divergence * weight, mask=row < size)
+_SHARED_WIDTH = 256
+"""Width of the heads that one program of the gradient of the query takes together: they share what is read of the pairs."""
+_PAIRS = 2**26
+"""Most pairs of a chunk, unless a single tile of queries has more: half a gigabyte in sixteen bits."""
+_PROGRAMS = 528
+"""Programs of the gradient of the query, where there are few tiles: four for each multiprocessor of an H100."""
 
 
 def dense_kl(
@@ -163,9 +57,8 @@ def dense_kl(
     scale: float,
     need_gradients: bool = True,
     row_weight: Tensor | None = None,
-    deterministic: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """Divergence of the indexer from dense causal attention, with the gradients of its sum.
+    """Divergence of the indexer from dense causal attention, with the gradients of its sum; the same bits in every run.
 
     Args:
         index_query: ``[T, I, indexer_dim]`` contiguous, like all tensors here.
@@ -179,76 +72,240 @@ def dense_kl(
         scale: Factor on the attention's dot products.
         need_gradients: Whether to compute gradients.
         row_weight: ``[T]`` factors on the divergences; a tile of weights zero costs nothing. All one if left out.
-        deterministic: Whether the gradient of the index key is added up in a fixed order, from partial rows
-            (:mod:`keyekit_kernels.dsa.ordered_sum`). Otherwise the order of its atomic additions differs from run to run. All
-            other sums belong to one program each, which adds in its own order.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats, and the float32 gradients of their sum by index query, index key and
         gate, or None.
-    """
-    num_tokens, index_heads, index_width = index_query.shape
-    num_heads, width = query.shape[1:]
-    groups = key.shape[1]
-    loss = index_query.new_zeros(num_tokens, dtype=torch.float32)
-    gradients = (loss, loss, loss)
-    if need_gradients:
-        by_query, by_key, by_gate = (torch.zeros_like(x, dtype=torch.float32) for x in (index_query, index_key, gate))
-        gradients = by_query, by_key, by_gate
-    launch = _SMALL if is_small(index_query, width, index_width) else _DIVERGENCE
-    tiles, table = tile_table(query_lengths, key_lengths, launch.queries, query.device)
-    weights = row_weights(row_weight, index_query)
 
-    def run(table: Tensor, by_key: Tensor, line_starts: Tensor | None) -> None:
-        dense_kl_kernel[(table.shape[0],)](
-            index_query,
-            index_key,
-            gate,
-            query,
-            key,
-            lse,
-            table,
-            weights,
-            loss,
-            gradients[0],
-            by_key,
-            gradients[2],
-            line_starts,
-            scale,
-            INDEX_HEADS=index_heads,
-            INDEX_WIDTH=index_width,
-            INDEX_SCALE=index_width**-0.5,  # Keye-VL-2.0 sheet 4.1 item 6
-            PER_GROUP=num_heads // groups,
-            GROUPS=groups,
-            WIDTH=width,
-            QUERIES=launch.queries,
-            BLOCK=launch.block,
-            GRADIENTS=need_gradients,
-            num_warps=launch.warps,  # pyright: ignore[reportCallIssue]
-            num_stages=launch.stages,  # pyright: ignore[reportCallIssue]
+    Raises:
+        ValueError: If a sequence has more queries than keys.
+    """
+    _check_order(query_lengths, key_lengths)
+    launches = (
+        dict.fromkeys(_LAUNCHES, _SMALL) if is_small(index_query, query.shape[2], index_query.shape[2]) else _LAUNCHES
+    )
+    loss = index_query.new_zeros(index_query.shape[0], dtype=torch.float32)
+    weights = row_weights(row_weight, index_query)
+    work = _Work(
+        index_query,
+        index_key,
+        gate,
+        query,
+        key,
+        lse,
+        weights,
+        scale,
+        tuple(query_lengths),
+        tuple(key_lengths),
+        launches,
+    )
+    if not need_gradients:
+        for chunk in work.chunks():
+            work.compare(chunk, loss, None)
+        return loss * weights, None
+    gradients = tuple(torch.zeros_like(tensor, dtype=torch.float32) for tensor in (index_query, index_key, gate))
+    by_query, by_key, by_gate = gradients
+    # Weights are as small as one over the tokens of a batch: they enter half precision relative to the largest.
+    largest = weights.abs().max().clamp(min=TINY.value)
+    for chunk in work.chunks():
+        pairs = work.pairs(chunk)
+        work.compare(chunk, loss, pairs)
+        work.add_query_gradient(chunk, pairs, by_query, by_gate)
+        work.add_key_gradient(chunk, pairs, weights / largest, by_key)
+    return loss * weights, (by_query, by_key.mul_(largest / RAISE.value), by_gate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """What a chunk keeps of its pairs of query and key.
+
+    Args:
+        differences: ``[rows, width]`` in the indexer's dtype: its probability less the attention's, raised.
+        active: ``[rows, words, width]`` int16, a bit for every indexer head whose product is above zero.
+    """
+
+    differences: Tensor
+    active: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The tensors of :func:`dense_kl`, and what is done with a chunk of queries."""
+
+    index_query: Tensor
+    index_key: Tensor
+    gate: Tensor
+    query: Tensor
+    key: Tensor
+    lse: Tensor
+    weights: Tensor
+    scale: float
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    launches: dict[str, Launch]
+
+    @property
+    def block(self) -> int:
+        """Keys of a tile, the same in all kernels."""
+        return self.launches["scores"].block
+
+    @property
+    def index_shape(self) -> dict[str, int]:
+        """Constants of the kernels."""
+        return {"HEADS": self.index_query.shape[1], "WIDTH": self.index_query.shape[2]}
+
+    @property
+    def index_scale(self) -> float:
+        """Keye-VL-2.0 sheet 4.1 item 6."""
+        return self.index_query.shape[2] ** -0.5
+
+    def chunks(self) -> list[Chunk]:
+        """Queries that are worked on at the same time."""
+        return [
+            chunk
+            for chunk in cut_chunks(self.query_lengths, self.key_lengths, _PAIRS, self.block)
+            if chunk.width and chunk.stop > chunk.start
+        ]
+
+    def tiles(self, chunk: Chunk, queries: int) -> Tensor:
+        """``[tiles, 4]`` int32 as the kernels read them."""
+        tiles = cut_tiles(self.query_lengths, self.key_lengths, queries, rows=range(chunk.start, chunk.stop))
+        return to_device(tiles, torch.int32, self.query.device).view(-1, 4)
+
+    def pairs(self, chunk: Chunk) -> _Pairs:
+        """Room for what a chunk keeps."""
+        rows, heads = chunk.stop - chunk.start, self.index_query.shape[1]
+        words = -(-heads // BITS.value)
+        return _Pairs(
+            self.index_query.new_empty(rows, chunk.width),
+            self.index_query.new_empty(rows, words, chunk.width, dtype=torch.int16),
         )
 
-    if tiles and deterministic and need_gradients:
-        _run_in_order(run, tiles, table, gradients[1])
-    elif tiles:
-        run(table, gradients[1], None)
-    return loss, gradients if need_gradients else None
+    def compare(self, chunk: Chunk, loss: Tensor, pairs: _Pairs | None) -> None:
+        """Write the divergences of a chunk's queries into ``loss`` and fill ``pairs``."""
+        rows, steps = chunk.stop - chunk.start, chunk.width // self.block
+        empty = self.index_query.new_empty
+        scores = empty(rows, chunk.width, dtype=torch.float32)
+        normalisers = torch.full((rows, steps), EMPTY.value, device=scores.device)
+        launch = self.launches["scores"]
+        tiles = self.tiles(chunk, launch.queries)
+        call(
+            score_kernel,
+            (steps, len(tiles)),
+            self.index_query,
+            self.index_key,
+            self.gate,
+            self.weights,
+            tiles,
+            scores,
+            None if pairs is None else pairs.active,
+            normalisers,
+            chunk.start,
+            chunk.width,
+            **self.index_shape,
+            SCALE=self.index_scale,
+            **_options(launch),
+        )
+        losses = torch.zeros_like(normalisers)
+        launch = self.launches["target"]
+        groups = self.key.shape[1]
+        call(
+            target_kernel,
+            (steps, len(tiles)),
+            self.query,
+            self.key,
+            self.lse,
+            self.weights,
+            tiles,
+            scores,
+            normalisers.logsumexp(1),
+            None if pairs is None else pairs.differences,
+            losses,
+            self.scale * LOG2E.value,
+            chunk.start,
+            chunk.width,
+            PER_GROUP=self.query.shape[1] // groups,
+            GROUPS=groups,
+            WIDTH=self.query.shape[2],
+            **_options(launch),
+        )
+        loss[chunk.start : chunk.stop] = losses.sum(1)
+
+    def add_query_gradient(self, chunk: Chunk, pairs: _Pairs, by_query: Tensor, by_gate: Tensor) -> None:
+        """Write a chunk's gradients of index query and gate."""
+        launch, heads = self.launches["query gradient"], self.index_query.shape[1]
+        tiles, rows = self.tiles(chunk, launch.queries), chunk.stop - chunk.start
+        shared = max(n for n in (1, 2, 4) if heads % n == 0 and (n == 1 or n * by_query.shape[2] <= _SHARED_WIDTH))
+        steps = chunk.width // self.block
+        splits = min(max(_PROGRAMS // (len(tiles) * (heads // shared)), 1), steps)
+        per_split = -(-steps // splits)
+        splits = -(-steps // per_split)
+        query_parts = by_query.new_empty(splits, rows, *by_query.shape[1:])
+        gate_parts = by_gate.new_empty(splits, rows, heads)
+        call(
+            query_gradient_kernel,
+            (len(tiles), heads // shared, splits),
+            self.index_query,
+            self.index_key,
+            self.gate,
+            self.weights,
+            tiles,
+            pairs.differences,
+            pairs.active,
+            query_parts,
+            gate_parts,
+            chunk.start,
+            rows,
+            chunk.width,
+            per_split * self.block,
+            **self.index_shape,
+            SHARED=shared,
+            SCALE=self.index_scale,
+            **_options(launch),
+        )
+        torch.sum(query_parts, 0, out=by_query[chunk.start : chunk.stop])
+        torch.sum(gate_parts, 0, out=by_gate[chunk.start : chunk.stop])
+
+    def add_key_gradient(self, chunk: Chunk, pairs: _Pairs, relative: Tensor, by_key: Tensor) -> None:
+        """Add a chunk's share of the gradient of the index key, up to a factor."""
+        launch, own = self.launches["key gradient"], slice(chunk.start, chunk.stop)
+        factor = self.gate[own].float() * (relative[own, None] * self.index_scale)
+        gated = (self.index_query[own].float() * factor[..., None]).masked_fill(
+            (relative[own] == 0)[:, None, None], 0.0
+        )
+        sequences = self.tiles(chunk, chunk.stop - chunk.start)
+        call(
+            key_gradient_kernel,
+            (chunk.width // launch.block, len(sequences)),
+            gated.to(self.index_query.dtype),
+            self.weights,
+            sequences,
+            pairs.differences,
+            pairs.active,
+            by_key,
+            chunk.start,
+            chunk.width,
+            **self.index_shape,
+            **_options(launch),
+        )
 
 
-def _run_in_order(
-    run: Callable[[Tensor, Tensor, Tensor], None], tiles: list[tuple[int, ...]], table: Tensor, by_key: Tensor
-) -> None:
-    """Launch for chunks of tiles, whose keys get a row each, and add the rows up."""
-    bounds = [visible + size - 1 for _, size, _, visible in tiles]  # keys that a tile walks over
-    starts = [0, *accumulate(bounds)]
-    lines = to_device(starts, torch.int64, by_key.device)
-    for first, last in cut_blocks(starts, row_bytes=4 * by_key.shape[1]):
-        count, own = starts[last] - starts[first], slice(first, last)
-        part = by_key.new_zeros(count, by_key.shape[1])  # a tile of weights zero writes nothing
-        begins = lines[own] - starts[first]
-        run(table[own], part, begins)
-        origins = (table[own, 2] - begins).repeat_interleave(lines[first : last + 1].diff(), output_size=count)
-        add_in_order(by_key, origins + torch.arange(count, device=by_key.device), part)
+def _options(launch: Launch) -> dict[str, int | None]:
+    return {
+        "QUERIES": launch.queries,
+        "BLOCK": launch.block,
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+        "maxnreg": launch.registers,
+    }
+
+
+def _check_order(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
+    for queries, keys in zip(query_lengths, key_lengths, strict=True):
+        if queries > keys:
+            raise ValueError(
+                f"a sequence has {queries} queries and {keys} keys: queries are the last positions of their sequence"
+            )
 
 
 def dense_indexer_kl(
@@ -262,7 +319,6 @@ def dense_indexer_kl(
     scale: float,
     lse: Tensor | None = None,
     row_weight: Tensor | None = None,
-    deterministic: bool = False,
 ) -> Tensor:
     """Divergence of the indexer from dense causal attention, differentiable in the indexer's three tensors.
 
@@ -279,7 +335,6 @@ def dense_indexer_kl(
         scale: Factor on the attention's dot products.
         lse: ``[T, H]`` float32 natural log-sum-exp of the attention, a constant; computed if left out.
         row_weight: ``[T]`` float32 factors on the divergences, zero for rows that do not count.
-        deterministic: Whether the gradient of the index key is the same bits in every run; see :func:`dense_kl`.
 
     Returns:
         ``[T]`` float32 weighted divergences in nats.
@@ -293,7 +348,7 @@ def dense_indexer_kl(
             raise ValueError(f"{name} sum to {sum(lengths)}, but there are {tensor.shape[0]} rows")
     if lse is None:
         lse = attention_log_normaliser(query.detach(), key.detach(), query_lengths, key_lengths, scale)
-    settings = (tuple(query_lengths), tuple(key_lengths), scale, deterministic)
+    settings = (tuple(query_lengths), tuple(key_lengths), scale)
     indexer, constants = (index_query, index_key, gate), (query, key, lse)
     return IndexerKL.apply(launch_dense, settings, torch.is_grad_enabled(), *indexer, row_weight, *constants)
 
@@ -301,12 +356,5 @@ def dense_indexer_kl(
 def launch_dense(
     indexer, constants, settings, row_weight, need_gradients
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """What ``IndexerKL`` launches over all keys; the settings are both lengths, the scale, whether sums keep their order."""
-    *lengths, scale, deterministic = settings
-    options = {
-        "scale": scale,
-        "need_gradients": need_gradients,
-        "row_weight": row_weight,
-        "deterministic": deterministic,
-    }
-    return dense_kl(*indexer, *constants, *lengths, **options)
+    """What ``IndexerKL`` launches over all keys; the settings are both lengths and the scale."""
+    return dense_kl(*indexer, *constants, *settings, need_gradients=need_gradients, row_weight=row_weight)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Launch", "launch_for", "next_power_of_two"]
+__all__ = ["Launch", "call", "launch_for", "next_power_of_two"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,15 @@ def next_power_of_two(number: int) -> int:
         [1, 4, 8, 16]
     """
     return 1 << (number - 1).bit_length()
+
+
+def call(kernel: Any, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
+    """Launch a Triton kernel, whose parameters a type checker takes for what they are on the device.
+
+    Args:
+        kernel: It.
+        grid: Programs along each axis.
+        arguments: What the kernel takes.
+        options: Its constants, and how it is launched.
+    """
+    kernel[grid](*arguments, **options)

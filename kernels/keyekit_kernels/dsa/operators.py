@@ -135,22 +135,22 @@ sparse_kl_operator.register_autograd(_differentiate_sparse_kl, setup_context=_ke
     "keyekit_dsa::dense_kl",
     mutates_args=(),
     schema=f"({_INDEXER}, Tensor query, Tensor key, Tensor? lse, SymInt[] query_lengths, SymInt[] key_lengths, "
-    "float scale, bool deterministic, bool need_gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "float scale, bool need_gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def dense_kl_operator(
-    index_query, index_key, gate, query, key, lse, query_lengths, key_lengths, scale, deterministic, need_gradients
+    index_query, index_key, gate, query, key, lse, query_lengths, key_lengths, scale, need_gradients
 ) -> tuple[Tensor, ...]:
     """Divergence from dense attention, its gradients as ``IndexerKL`` keeps them, and the attention's log-sum-exp."""
     from keyekit_kernels.dsa.kl_dense import attention_log_normaliser, launch_dense
 
     normaliser = attention_log_normaliser(query, key, query_lengths, key_lengths, scale) if lse is None else lse.clone()
-    indexer, settings = (index_query, index_key, gate), (query_lengths, key_lengths, scale, deterministic)
+    indexer, settings = (index_query, index_key, gate), (query_lengths, key_lengths, scale)
     found = launch_dense(indexer, (query, key, normaliser), settings, None, need_gradients)
     return *_flat(found, indexer), normaliser
 
 
 @dense_kl_operator.register_fake
-def _(index_query, index_key, gate, query, key, lse, query_lengths, key_lengths, scale, deterministic, need_gradients):
+def _(index_query, index_key, gate, query, key, lse, query_lengths, key_lengths, scale, need_gradients):
     found = _fake_kl((index_query, index_key, gate), (torch.float32,) * 3, need_gradients)
     return *found, query.new_empty(query.shape[:2], dtype=torch.float32)
 
@@ -159,7 +159,7 @@ def _(index_query, index_key, gate, query, key, lse, query_lengths, key_lengths,
     "keyekit_dsa::dense_kl_backward",
     mutates_args=(),
     schema=f"(Tensor grad, {_INDEXER}, {_GRADIENTS}, Tensor query, Tensor key, Tensor lse, SymInt[] query_lengths, "
-    "SymInt[] key_lengths, float scale, bool deterministic) -> (Tensor, Tensor, Tensor)",
+    "SymInt[] key_lengths, float scale) -> (Tensor, Tensor, Tensor)",
 )
 def _dense_kl_backward(
     grad,
@@ -175,13 +175,12 @@ def _dense_kl_backward(
     query_lengths,
     key_lengths,
     scale,
-    deterministic,
 ):
     from keyekit_kernels.dsa.divergence import scaled_gradients
     from keyekit_kernels.dsa.kl_dense import launch_dense
 
     indexer, gradients = (index_query, index_key, gate), (by_query, by_key, by_gate)
-    settings = query_lengths, key_lengths, scale, deterministic
+    settings = query_lengths, key_lengths, scale
     return tuple(scaled_gradients(launch_dense, settings, indexer, None, gradients, (query, key, lse), grad))
 
 
@@ -191,13 +190,13 @@ def _(grad, index_query, index_key, gate, *_):
 
 
 def _keep_dense_kl(ctx, inputs, output) -> None:
-    *tensors, _, query_lengths, key_lengths, scale, deterministic, _ = inputs
-    ctx.settings = query_lengths, key_lengths, scale, deterministic
+    *tensors, _, query_lengths, key_lengths, scale, _ = inputs
+    ctx.settings = query_lengths, key_lengths, scale
     ctx.save_for_backward(*tensors[:3], *output[1:4], *tensors[3:], output[4])
 
 
 def _differentiate_dense_kl(ctx, grad: Tensor, *_: Tensor | None):
-    return *_dense_kl_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 8
+    return *_dense_kl_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 7
 
 
 dense_kl_operator.register_autograd(_differentiate_dense_kl, setup_context=_keep_dense_kl)

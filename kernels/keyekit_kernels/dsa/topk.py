@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.launch import next_power_of_two
+from keyekit_kernels.dsa.launch import call, next_power_of_two
 from keyekit_kernels.dsa.topk_registers import (
     LOWEST,
     exact_places,
@@ -32,21 +32,29 @@ from keyekit_kernels.dsa.topk_registers import (
     take_best,
 )
 
-__all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "select_topk_split", "sub_block_of", "topk_warps"]
+__all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "sub_block_of", "topk_warps"]
 
 
 _LARGEST_BLOCK = 32768
 """Numbers one program can hold in registers; also what the packed counts of ``exact_places`` can count."""
 _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
-_SPAN = 16384
-"""Scores per program of the split variant."""
 _REGISTERS = 80
 """Registers of a thread of the fast path: three programs fit on a multiprocessor, which is worth more than what spills."""
+_FEW_ROWS = 132
+"""Rows that leave multiprocessors idle: their programs get twice the threads and all registers, and collect in slices."""
+_SLICES = 8
+"""Programs that collect the keys of one of few rows."""
 _COLLECTED = 4096
 """Scores of sub-blocks that a program looks at in one step."""
 SUB_BLOCK = 8
 """Keys per maximum where one size serves all lengths: 128K keys have 16384 maxima, as many as 2048 sub-blocks have keys."""
+
+
+@triton.jit
+def _origin(first_key, row) -> tl.tensor:
+    """What is added to the indices of a row."""
+    return tl.full([], 0, tl.int32) if first_key is None else tl.load(first_key + row)
 
 
 @triton.jit
@@ -71,7 +79,7 @@ def bound_kernel(
         order = tl.where(index < blocks, ordered(peaks), LOWEST)
         bound, reach = tl.full([], LOWEST + 1, tl.int32), blocks
         if blocks > width:
-            bound, reach = loose_bound(order, width, width + width // 8)
+            bound, reach = loose_bound(order, width, width + width // 8, LOWEST + 1)
         if reach <= LIMIT:
             chosen = order >= bound
             place = tl.cumsum(chosen.to(tl.int32), 0) - 1
@@ -95,7 +103,7 @@ def _select_kept(scores, kept, number, bound, origin, out, width, LIMIT: tl.cons
 def collect_kernel(
     scores,  # [rows, stride] float32
     visible,  # [rows] int32
-    first_key,  # [rows] int32
+    first_key,  # [rows] int32 or None
     groups,  # [rows, LIMIT] int32
     numbers,  # [rows] int32
     bounds,  # [rows] int32
@@ -109,7 +117,7 @@ def collect_kernel(
 ) -> None:
     """One program per row: collect the keys that reach the bound, select among them; ``numbers`` is -1 if they are too many."""
     row = tl.program_id(0).to(tl.int64)
-    seen, origin = tl.load(visible + row), tl.load(first_key + row)
+    seen, origin = tl.load(visible + row), _origin(first_key, row)
     out += row * width
     if seen <= width:
         tl.store(numbers + row, 0)
@@ -142,11 +150,100 @@ def collect_kernel(
 
 
 @triton.jit
+def collect_slices_kernel(
+    scores,  # [rows, stride] float32
+    visible,  # [rows] int32
+    groups,  # [rows, LIMIT] int32
+    numbers,  # [rows] int32
+    bounds,  # [rows] int32
+    kept,  # [rows, slices, ROOM] int32
+    counts,  # [rows, slices] int32
+    stride,
+    width,
+    SUB: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ROOM: tl.constexpr,
+    SLICE: tl.constexpr,
+) -> None:
+    """One program per row and slice of its sub-blocks: what :func:`collect_kernel` collects, by many programs for few rows."""
+    row, slices = tl.program_id(0).to(tl.int64), tl.num_programs(1)
+    seen, number = tl.load(visible + row), tl.load(numbers + row)
+    to, total = row * slices + tl.program_id(1), tl.full([], 0, tl.int32)
+    if (seen > width) & (number > 0):
+        share = (number + slices - 1) // slices
+        slot = tl.arange(0, SLICE)
+        real = (slot < share) & (tl.program_id(1) * share + slot < number)
+        block = tl.load(groups + row * LIMIT + tl.program_id(1) * share + slot, mask=real, other=0)
+        member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
+        there = real[:, None] & (member < seen)
+        found = tl.load(scores + row * stride + member, mask=there, other=0.0)
+        reaches = there & (ordered(found) >= tl.load(bounds + row))
+        line = tl.sum(reaches.to(tl.int32), 1)
+        place = (tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(reaches.to(tl.int32), 1) - 1
+        tl.store(kept + to * ROOM + place, member, mask=reaches & (place < ROOM))
+        total = tl.sum(line, 0)
+    tl.store(counts + to, total)
+
+
+@triton.jit
+def select_slices_kernel(
+    scores,  # [rows, stride] float32
+    visible,  # [rows] int32
+    first_key,  # [rows] int32 or None
+    numbers,  # [rows] int32
+    bounds,  # [rows] int32
+    kept,  # [rows, SLICES, ROOM] int32
+    counts,  # [rows, SLICES] int32
+    out,  # [rows, width] int32
+    stride,
+    width,
+    SLICES: tl.constexpr,
+    ROOM: tl.constexpr,
+    USUAL: tl.constexpr,
+) -> None:
+    """One program per row: select among what its slices hold; ``numbers`` is -1 if one was too small.
+
+    Slices are usually not filled to more than one part in ``USUAL``.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    seen, origin = tl.load(visible + row), _origin(first_key, row)
+    out += row * width
+    if seen <= width:
+        tl.store(numbers + row, 0)
+        take_all(out, seen, origin, width, ROOM)
+    else:
+        most = tl.max(tl.load(counts + row * SLICES + tl.arange(0, SLICES)), 0)
+        kept += row * (SLICES * ROOM)
+        counts += row * SLICES
+        bound = tl.load(bounds + row)
+        if (tl.load(numbers + row) < 0) | (most > ROOM):
+            tl.store(numbers + row, -1)
+        elif most * USUAL <= ROOM:
+            _select_slices(scores + row * stride, kept, counts, bound, origin, out, width, SLICES, ROOM, ROOM // USUAL)
+        else:
+            _select_slices(scores + row * stride, kept, counts, bound, origin, out, width, SLICES, ROOM, ROOM)
+
+
+@triton.jit
+def _select_slices(
+    scores, kept, counts, bound, origin, out, width, SLICES: tl.constexpr, ROOM: tl.constexpr, MOST: tl.constexpr
+):
+    """Exact top-``width`` of what slices hold, at most ``MOST`` of each."""
+    slot = tl.arange(0, SLICES * MOST)
+    there = slot % MOST < tl.load(counts + slot // MOST)
+    column = tl.load(kept + slot // MOST * ROOM + slot % MOST, mask=there, other=0)
+    found = tl.load(scores + column, mask=there, other=0.0)
+    order = tl.where(there, ordered(found), LOWEST)
+    chosen, place = exact_places(order, exact_threshold(order, width, bound), width)
+    tl.store(out + place, origin + column, mask=chosen)
+
+
+@triton.jit
 def topk_rows_kernel(
     scores,  # [rows, stride] float32
     maxima,  # [rows, stride / SUB] float32
     visible,  # [rows] int32
-    first_key,  # [rows] int32, added to every index
+    first_key,  # [rows] int32 or None, added to every index
     numbers,  # [rows] int32 or None: the rows where it is -1 are all that is done
     out,  # [rows, width] int32
     stride,
@@ -161,7 +258,7 @@ def topk_rows_kernel(
     Where a row has too many maxima for the registers, the same step comes first on the maxima of groups of maxima.
     """
     row = tl.program_id(0).to(tl.int64)
-    seen, origin = tl.load(visible + row), tl.load(first_key + row)
+    seen, origin = tl.load(visible + row), _origin(first_key, row)
     out += row * width
     scores += row * stride
     maxima += row * (stride // SUB)
@@ -199,59 +296,6 @@ def topk_rows_kernel(
         order = tl.where(there, ordered(found), LOWEST)
         chosen, place = exact_places(order, exact_threshold(order, width, floor), width)
         tl.store(out + place, origin + column, mask=chosen)
-
-
-@triton.jit
-def topk_spans_kernel(
-    scores,  # [rows, stride] float32
-    visible,  # [rows] int32
-    candidates,  # [rows, spans, width] int32
-    stride,
-    width,
-    SPAN: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program per row and span of its scores: the span's own top-k."""
-    row = tl.program_id(0).to(tl.int64)
-    begin = tl.program_id(1) * SPAN
-    out = candidates + (row * tl.num_programs(1) + tl.program_id(1)) * width
-    seen = tl.maximum(tl.minimum(tl.load(visible + row) - begin, SPAN), 0)
-    if seen <= width:
-        take_all(out, seen, begin, width, BLOCK)
-    else:
-        index = tl.arange(0, SPAN)
-        found = tl.load(scores + row * stride + begin + index, mask=index < seen, other=0.0)
-        order = tl.where(index < seen, ordered(found), LOWEST)
-        chosen, place = exact_places(order, exact_threshold(order, width, LOWEST), width)
-        tl.store(out + place, begin + index, mask=chosen)
-
-
-@triton.jit
-def topk_merge_kernel(
-    scores,  # [rows, stride] float32
-    visible,  # [rows] int32
-    candidates,  # [rows, spans * width] int32, ascending apart from -1
-    first_key,  # [rows] int32
-    out,  # [rows, width] int32
-    stride,
-    num_candidates,
-    width,
-    CANDIDATES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program per row: the top-k of the candidates of all its spans."""
-    row = tl.program_id(0).to(tl.int64)
-    seen, origin = tl.load(visible + row), tl.load(first_key + row)
-    out += row * width
-    if seen <= width:
-        take_all(out, seen, origin, width, BLOCK)
-    else:
-        slot = tl.arange(0, CANDIDATES)
-        index = tl.load(candidates + row * num_candidates + slot, mask=slot < num_candidates, other=-1)
-        found = tl.load(scores + row * stride + index, mask=index >= 0, other=0.0)
-        order = tl.where(index >= 0, ordered(found), LOWEST)
-        chosen, place = exact_places(order, exact_threshold(order, width, LOWEST), width)
-        tl.store(out + place, origin + index, mask=chosen)
 
 
 @torch.no_grad()
@@ -297,7 +341,6 @@ def select_topk(
             f"topk={topk} of {scores.shape[1]} scores in sub-blocks of {sub_block}: topk * sub_block and "
             f"width / sub_block ** 2, each rounded up to a power of two, must not exceed {_LARGEST_BLOCK}"
         )
-    first_key = torch.zeros_like(visible) if first_key is None else first_key
     out = visible.new_empty(scores.shape[0], topk) if out is None else out
     if out.numel():
         numbers = None
@@ -321,14 +364,21 @@ def select_topk(
     return out
 
 
-def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor, out: Tensor, sub_block: int) -> Tensor:
+def _collect(
+    scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor | None, out: Tensor, sub_block: int
+) -> Tensor:
     """The fast path; returns ``[R]`` int32, -1 for the rows that it left out."""
     rows, topk = out.shape
     limit = 2 * next_power_of_two(topk)
-    groups, kept = visible.new_empty(rows, limit), visible.new_empty(rows, 2 * limit)
+    groups = visible.new_empty(rows, limit)
     numbers, bounds = visible.new_empty(rows), visible.new_empty(rows)
     padded = next_power_of_two(maxima.shape[1])
-    bound_kernel[(rows,)](
+    few = rows <= _FEW_ROWS
+    shape = {"SUB": sub_block, "LIMIT": limit}
+    warps: dict[str, int | None] = {"num_warps": 16 if few else 8, "maxnreg": None if few else _REGISTERS}
+    call(
+        bound_kernel,
+        (rows,),
         maxima,
         visible,
         groups,
@@ -337,12 +387,46 @@ def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor,
         scores.shape[1],
         topk,
         GROUPS=padded,
-        SUB=sub_block,
-        LIMIT=limit,
-        num_warps=8,  # pyright: ignore[reportCallIssue]
-        maxnreg=_REGISTERS,  # pyright: ignore[reportCallIssue]
+        **shape,
+        **warps,
     )
-    collect_kernel[(rows,)](
+    if few:
+        room = max(4 * limit // _SLICES, 1)
+        kept, counts = visible.new_empty(rows, _SLICES, room), visible.new_empty(rows, _SLICES)
+        lists = (numbers, bounds, kept, counts)
+        call(
+            collect_slices_kernel,
+            (rows, _SLICES),
+            scores,
+            visible,
+            groups,
+            *lists,
+            scores.shape[1],
+            topk,
+            **shape,
+            ROOM=room,
+            SLICE=max(limit // _SLICES, 1),
+        )
+        call(
+            select_slices_kernel,
+            (rows,),
+            scores,
+            visible,
+            first_key,
+            *lists,
+            out,
+            scores.shape[1],
+            topk,
+            SLICES=_SLICES,
+            ROOM=room,
+            USUAL=min(room, 4),
+            **warps,
+        )
+        return numbers
+    kept = visible.new_empty(rows, 2 * limit)
+    call(
+        collect_kernel,
+        (rows,),
         scores,
         visible,
         first_key,
@@ -353,73 +437,11 @@ def _collect(scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor,
         out,
         scores.shape[1],
         topk,
-        SUB=sub_block,
-        LIMIT=limit,
+        **shape,
         CHUNK=min(_COLLECTED // sub_block, limit),
-        num_warps=8,  # pyright: ignore[reportCallIssue]
-        maxnreg=_REGISTERS,  # pyright: ignore[reportCallIssue]
+        **warps,
     )
     return numbers
-
-
-@torch.no_grad()
-def select_topk_split(
-    scores: Tensor, visible: Tensor, topk: int, *, first_key: Tensor | None = None, span: int = _SPAN
-) -> Tensor:
-    """Choose the best keys of few, long rows with many programs: each takes a span of a row, then one merges them.
-
-    Args:
-        scores: ``[R, width]`` float32 contiguous.
-        visible: ``[R]`` int32 leading keys that each row may use.
-        topk: Keys to select.
-        first_key: ``[R]`` int32 added to the indices of each row.
-        span: Scores per program, a power of two.
-
-    Returns:
-        ``[R, topk]`` int32, ascending, -1 tail; equals :func:`select_topk`.
-
-    Raises:
-        ValueError: If an argument does not fit, or the candidates of all spans are too many for one program.
-    """
-    _check_scores(scores, visible, topk)
-    if span < 1 or span & (span - 1) or span > _LARGEST_BLOCK:
-        raise ValueError(f"span={span}: a power of two up to {_LARGEST_BLOCK} is needed")
-    spans = max(-(-scores.shape[1] // span), 1)
-    padded = next_power_of_two(max(spans * topk, 1))
-    if padded > _LARGEST_BLOCK:
-        raise ValueError(
-            f"topk={topk} of {spans} spans of {span} scores leave {spans * topk} candidates: at most {_LARGEST_BLOCK} fit; "
-            "use longer spans or select_topk"
-        )
-    rows = scores.shape[0]
-    first_key = torch.zeros_like(visible) if first_key is None else first_key
-    candidates, out = visible.new_empty(rows, spans, topk), visible.new_empty(rows, topk)
-    if out.numel():
-        block = next_power_of_two(topk)
-        topk_spans_kernel[(rows, spans)](
-            scores,
-            visible,
-            candidates,
-            scores.shape[1],
-            topk,
-            SPAN=span,
-            BLOCK=block,
-            num_warps=topk_warps(span),  # pyright: ignore[reportCallIssue]
-        )
-        topk_merge_kernel[(rows,)](
-            scores,
-            visible,
-            candidates,
-            first_key,
-            out,
-            scores.shape[1],
-            spans * topk,
-            topk,
-            CANDIDATES=padded,
-            BLOCK=block,
-            num_warps=topk_warps(padded),  # pyright: ignore[reportCallIssue]
-        )
-    return out
 
 
 def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) -> Tensor:

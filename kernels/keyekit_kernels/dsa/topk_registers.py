@@ -34,13 +34,8 @@ def exact_threshold(order, wanted, floor) -> tl.tensor:
 
     At least ``wanted`` of them are known to reach ``floor``.
     """
-    low, high = tl.maximum(tl.min(order, 0), floor), tl.max(order, 0)
-    while low < high:
-        middle = (low | high) - ((low ^ high) >> 1)  # the upper mean, without overflow
-        count = tl.sum((order >= middle).to(tl.int32), 0)
-        low = tl.where(count >= wanted, middle, low)
-        high = tl.where(count > wanted, high, tl.where(count == wanted, middle, middle - 1))
-    return low
+    threshold, _ = loose_bound(order, wanted, wanted, floor)
+    return threshold
 
 
 @triton.jit
@@ -89,13 +84,15 @@ def as_float(order) -> tl.tensor:
 
 
 @triton.jit
-def loose_bound(order, wanted, most) -> tuple:
+def loose_bound(order, wanted, most, floor) -> tuple:
     """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``; how many do.
 
-    Counts fall about exponentially with the score, so their logarithms are interpolated; every fourth step halves.
+    At least ``wanted`` of them are known to reach ``floor``. Counts fall about exponentially with the score, so at first their
+    logarithms are interpolated, and every fourth step halves; where ties or clusters mislead that, halving soon goes on alone.
     """
-    low, high = tl.min(tl.where(order == LOWEST, 2147483647, order), 0), tl.max(order, 0)
-    reach, above = tl.sum((order > LOWEST).to(tl.int32), 0), tl.full([], 0, tl.int32)
+    low = tl.maximum(tl.min(tl.where(order == LOWEST, 2147483647, order), 0), floor)
+    high = tl.max(order, 0)
+    reach, above = tl.sum((order >= low).to(tl.int32), 0), tl.full([], 0, tl.int32)
     goal = tl.log2((wanted + most) * 0.5)
     step = tl.full([], 0, tl.int32)
     while (low < high) & (reach > most):  # pyright: ignore[reportOperatorIssue]
@@ -105,7 +102,7 @@ def loose_bound(order, wanted, most) -> tuple:
         probe = bits ^ ((bits >> 31) & 0x7FFFFFFF)
         probe = tl.minimum(tl.maximum(probe, low + 1), high)  # pyright: ignore[reportOperatorIssue]
         mean = (low | high) - ((low ^ high) >> 1)  # pyright: ignore[reportOperatorIssue]
-        middle = tl.where(step % 4 == 3, mean, probe)
+        middle = tl.where((step % 4 == 3) | (step > 10), mean, probe)
         count = tl.sum((order >= middle).to(tl.int32), 0)
         enough = count >= wanted
         low, high = tl.where(enough, middle, low), tl.where(enough, high, middle - 1)

@@ -18,8 +18,10 @@ __all__ = ["build_blocks", "merge_blocks"]
 BITS = tl.constexpr(WIDEST_GROUP)
 _SCRATCH_BYTES = 48 * 2**20
 """Scratch of a chunk of blocks: what the cache of an H100 holds."""
+PACKED = tl.constexpr(4)
+"""Parts of a block whose counts share a number of 64 bits."""
 _SPAN = 16384
-"""Keys of a block that one program counts and places."""
+"""Keys of a block that one program counts and places; sixteen bits count them."""
 _TILE = 2048
 _ROOM = 4
 """U / k for which room is made at first; longer unions are placed a second time, in as much room as they were found to need."""
@@ -89,18 +91,20 @@ def count_kernel(
     """One program per block and span of keys: how many of them each ``GROUP`` queries selected together, and how many all."""
     block, segment, segments = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     words += block.to(tl.int64) * stride
-    end = tl.minimum((segment + 1) * span, stride)
-    part = tl.arange(0, PARTS)
-    total, anybody = tl.zeros([PARTS], tl.int32), tl.full([], 0, tl.int32)
-    for start in range(segment * span, end, TILE):
-        place = start + tl.arange(0, TILE)
-        word = tl.load(words + place, mask=place < end, other=0)
-        for one in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
-            there = tl.sum((_bits(word, one, GROUP) != 0).to(tl.int32), 0)
-            total += tl.where(part == one, there, 0)
-        anybody += tl.sum((word != 0).to(tl.int32), 0)
-    tl.atomic_add(merged, anybody.to(tl.int64), sem="relaxed")
-    tl.store(counts + (block * PARTS + part) * segments + segment, total)
+    begin, end = segment * span, tl.minimum((segment + 1) * span, stride)
+    for first in tl.static_range(0, PARTS, PACKED):  # pyright: ignore[reportGeneralTypeIssues]
+        total, anybody = tl.zeros([TILE], tl.int64), tl.zeros([TILE], tl.int32)
+        for start in range(begin, end, TILE):
+            place = start + tl.arange(0, TILE)
+            word = tl.load(words + place, mask=place < end, other=0)
+            total += _packed(word, first, GROUP, PARTS)
+            anybody += (word != 0).to(tl.int32)
+        everybody = tl.sum(total, 0)
+        for part in tl.static_range(first, min(first + PACKED, PARTS)):  # pyright: ignore[reportGeneralTypeIssues]
+            count = _unpacked(everybody, part - first)
+            tl.store(counts + (block * PARTS + part) * segments + segment, count)
+        if first == 0:
+            tl.atomic_add(merged, tl.sum(anybody, 0).to(tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -123,24 +127,40 @@ def place_kernel(
     words += block.to(tl.int64) * stride
     first_key = tl.load(table + block * 4 + 2)
     begin, end = segment * span, tl.minimum((segment + 1) * span, stride)
-    for part in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
-        slot = (block * PARTS + part) * segments + segment
-        count = tl.load(counts + slot)
-        if count > 0:
-            at = tl.load(ends + slot) - count
-            for start in range(begin, end, TILE):
-                place = start + tl.arange(0, TILE)
-                bits = _bits(tl.load(words + place, mask=place < end, other=0), part, GROUP)
-                there = (bits != 0).to(tl.int32)
-                to = at + tl.cumsum(there, 0) - 1
-                fits = (there != 0) & (to < capacity)
+    for first in tl.static_range(0, PARTS, PACKED):  # pyright: ignore[reportGeneralTypeIssues]
+        done = tl.full([], 0, tl.int64)
+        for start in range(begin, end, TILE):
+            place = start + tl.arange(0, TILE)
+            word = tl.load(words + place, mask=place < end, other=0)
+            packed = _packed(word, first, GROUP, PARTS)
+            reached = done + tl.cumsum(packed, 0)  # one scan serves all parts
+            done += tl.sum(packed, 0)
+            for part in tl.static_range(first, min(first + PACKED, PARTS)):  # pyright: ignore[reportGeneralTypeIssues]
+                slot = (block * PARTS + part) * segments + segment
+                bits = _bits(word, part, GROUP)
+                to = tl.load(ends + slot) - tl.load(counts + slot) + _unpacked(reached, part - first) - 1
+                fits = (bits != 0) & (to < capacity)
                 tl.store(keys + to, first_key + place, mask=fits)
                 tl.store(masks + to, bits, mask=fits)
-                at += tl.sum(there, 0)
     tl.debug_barrier()
     for start in range(begin, end, TILE):
         place = start + tl.arange(0, TILE)
         tl.store(words + place, tl.zeros([TILE], tl.int32), mask=place < end)
+
+
+@triton.jit
+def _packed(word, first: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr):
+    """Whether somebody of each part selected a key: a count of sixteen bits for each of :data:`PACKED` parts."""
+    packed = tl.zeros(word.shape, tl.int64)
+    for part in tl.static_range(first, min(first + PACKED, PARTS)):  # pyright: ignore[reportGeneralTypeIssues]
+        packed += (_bits(word, part, GROUP) != 0).to(tl.int64) << (16 * (part - first))
+    return packed
+
+
+@triton.jit
+def _unpacked(packed, place: tl.constexpr):
+    """One of the counts of :func:`_packed`."""
+    return ((packed >> (16 * place)) & 0xFFFF).to(tl.int32)
 
 
 @triton.jit

@@ -114,17 +114,17 @@ def topk_cases():
         "width": "i32",
         "num_candidates": "i32",
     }
-    types |= dict.fromkeys(("groups", "numbers", "bounds", "kept"), "*i32")
+    types |= dict.fromkeys(("groups", "numbers", "bounds", "kept", "counts"), "*i32")
     rows = topk.topk_rows_kernel
     sizes = [
         (topk.bound_kernel, {"GROUPS": 8192, "SUB": 8, "LIMIT": 4096}, 8192),
         (topk.bound_kernel, {"GROUPS": 16384, "SUB": 8, "LIMIT": 4096}, 16384),
         *((topk.collect_kernel, {"SUB": sub, "LIMIT": 4096, "CHUNK": 4096 // sub}, 8192) for sub in (2, 4, 8, 16)),
+        (topk.collect_slices_kernel, {"SUB": 8, "LIMIT": 4096, "ROOM": 2048, "SLICE": 512}, 4096),
+        (topk.select_slices_kernel, {"SLICES": 8, "ROOM": 2048, "USUAL": 4}, 16384),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 16384, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": True}, 16384),
-        (topk.topk_spans_kernel, {"SPAN": 16384, "BLOCK": 2048}, 16384),
-        (topk.topk_merge_kernel, {"CANDIDATES": 16384, "BLOCK": 2048}, 16384),
     ]
     for kernel, constants, numbers in sizes:
         yield " ".join(map(str, constants.values())), kernel, types, constants, topk.topk_warps(numbers), 3
@@ -151,7 +151,9 @@ def decode_cases():
     types = {
         **dict.fromkeys(integers, "i32"),
         **dict.fromkeys(("query", "values"), "*fp8e4nv"),
-        **dict.fromkeys(("weights", "scales", "scores", "maxima", "partial", "partial_lse", "lse"), "*fp32"),
+        **dict.fromkeys(
+            ("gate", "query_scale", "scales", "scores", "maxima", "partial", "partial_lse", "lse"), "*fp32"
+        ),
         **dict.fromkeys(("page_table", "lengths", "indices"), "*i32"),
         **dict.fromkeys(("key", "value", "output"), "*bf16"),
         "scale": "fp32",

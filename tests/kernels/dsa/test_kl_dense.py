@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 from keyekit_kernels.dsa import reference
 from keyekit_kernels.dsa.kl import sparse_indexer_kl
 from keyekit_kernels.dsa.kl_dense import attention_log_normaliser, dense_indexer_kl, dense_kl
+from keyekit_kernels.dsa.packed_rows import cut_chunks
 from keyekit_kernels.dsa.reference_gradients import causal_selection
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -148,40 +149,49 @@ def test_row_weights_leave_rows_out_whatever_lies_there() -> None:
         assert_near(tensor.grad, theirs, 1e-4, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("budget", [2**29, 4 * 16 * 40, 1])
-def test_sums_in_order_are_the_same_bits_however_they_are_cut(budget: int, monkeypatch) -> None:
-    monkeypatch.setattr("keyekit_kernels.dsa.ordered_sum.PARTIAL_BYTES", budget)
+@pytest.mark.parametrize("pairs", [2**26, 16 * 32, 1])
+def test_results_are_the_same_bits_in_every_run_and_exact_however_chunks_are_cut(pairs: int, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.kl_dense._PAIRS", pairs)
     indexer, attention, *lengths, scale = problem("more keys than queries", torch.float32)
     tokens = indexer[0].shape[0]
     weight = (torch.arange(tokens, device=DEVICE) != 4).float() / tokens
     loss, gradients, lse = expected(indexer, attention, *lengths, scale, weight)
-    ours, back = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight, deterministic=True)
+    ours, back = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight)
     assert_near(ours, loss, 1e-5, "loss")
     for name, mine, theirs in zip(NAMES, back, gradients, strict=True):
         assert_near(mine, theirs, 1e-4, f"gradient of {name}")
-    again, gradients_again = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight, deterministic=True)
+    again, gradients_again = dense_kl(*indexer, *attention, lse, *lengths, scale, True, weight)
     assert torch.equal(ours, again)
     assert all(torch.equal(one, other) for one, other in zip(back, gradients_again, strict=True))
 
 
-def test_sums_in_order_reach_the_door() -> None:
+def test_chunks_of_one_query_are_cut(monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.kl_dense._PAIRS", 1)
+    monkeypatch.setattr("keyekit_kernels.dsa.kl_dense.cut_chunks", counted := CountedCuts())
     indexer, attention, *lengths, scale = problem("padding", torch.float32)
-    weight = torch.linspace(-1, 1, 10, device=DEVICE)
-    _, gradients, _ = expected(indexer, attention, *lengths, scale, weight)
-    inputs = [tensor.requires_grad_() for tensor in indexer]
-    (dense_indexer_kl(*inputs, *attention, *lengths, scale, deterministic=True) * weight).sum().backward()
-    for name, tensor, theirs in zip(NAMES, inputs, gradients, strict=True):
-        assert_near(tensor.grad, theirs, 1e-4, f"gradient of {name}")
+    dense_indexer_kl(*indexer, *attention, *lengths, scale)
+    assert counted.chunks == 7
+
+
+class CountedCuts:
+    """Cuts as the package does, and remembers into how many chunks."""
+
+    chunks = 0
+
+    def __call__(self, *arguments):
+        cut = cut_chunks(*arguments)
+        self.chunks = len(cut)
+        return cut
 
 
 @pytest.mark.gpu
-def test_on_the_device_sums_in_order_are_the_same_bits_in_every_run() -> None:
+def test_on_the_device_results_are_the_same_bits_in_every_run() -> None:
     lengths = (700, 1, 300)
     shapes = (1001, 16, 64), (1001, 64), (1001, 16)
     indexer = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes]
     attention = [torch.randn(1001, heads, 128, device=DEVICE, dtype=torch.bfloat16) for heads in (32, 4)]
     lse = attention_log_normaliser(*attention, lengths, lengths, 0.1)
-    runs = [dense_kl(*indexer, *attention, lse, lengths, lengths, 0.1, deterministic=True) for _ in range(10)]
+    runs = [dense_kl(*indexer, *attention, lse, lengths, lengths, 0.1) for _ in range(10)]
     for loss, gradients in runs[1:]:
         for one, other in zip((loss, *gradients), (runs[0][0], *runs[0][1]), strict=True):
             assert torch.equal(one, other)
@@ -233,8 +243,9 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_has_the_size_of_the_matrix() -> None:
+def test_no_tensor_has_the_size_of_the_matrix(monkeypatch) -> None:
     length, width = 48, 16
+    monkeypatch.setattr("keyekit_kernels.dsa.kl_dense._PAIRS", length * width)
     shapes = (length, 1, width), (length, width), (length, 1), (length, 1, width), (length, 1, width)
     index_query, index_key, gate, query, key = (torch.randn(shape, device=DEVICE) for shape in shapes)
     inputs = [tensor.requires_grad_() for tensor in (index_query, index_key, gate)]

@@ -15,7 +15,8 @@ def sweep():
     spec = importlib.util.spec_from_file_location("kl_memory", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr("keyekit_kernels.dsa.kl_dense_torch._ELEMENTS", None)  # restored behind the script
+    for name in ("kl_dense_torch._ELEMENTS", "kl_dense._PAIRS"):
+        monkeypatch.setattr(f"keyekit_kernels.dsa.{name}", None)  # restored behind the script
     spec.loader.exec_module(module)
     yield module
     monkeypatch.undo()

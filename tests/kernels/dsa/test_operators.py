@@ -87,7 +87,7 @@ def divergence_arguments(sparse: bool):
     attention, lse = (made["query"].detach(), made["key"].detach()), torch.zeros(12, 4, device=DEVICE)
     if sparse:
         return *index, *attention, lse, torch.arange(12, dtype=torch.int32, device=DEVICE)[:, None], 0.25, False, True
-    return *index, *attention, lse, [12], [12], 0.25, False, True
+    return *index, *attention, lse, [12], [12], 0.25, True
 
 
 @pytest.mark.parametrize("name", ["sparse_attention", "sparse_kl", "dense_kl"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from keyekit_kernels.dsa import reference
-from keyekit_kernels.dsa.topk import block_maxima, select_topk, select_topk_split
+from keyekit_kernels.dsa.topk import block_maxima, select_topk
 
 pytestmark = pytest.mark.interpreter
 
@@ -44,7 +44,9 @@ def expected_rows(scores: torch.Tensor, visible: torch.Tensor, topk: int) -> tor
     ("kind", "topk", "sub_block"),
     [*((kind, 16, 8) for kind in SCORES), ("tied", 5, 4), ("special", 5, 4), ("random", 1, 8)],
 )
-def test_rows_equal_a_stable_sort(kind: str, topk: int, sub_block: int) -> None:
+@pytest.mark.parametrize("few", [True, False], ids=["in slices", "whole"])
+def test_rows_equal_a_stable_sort(kind: str, topk: int, sub_block: int, few: bool, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.topk._FEW_ROWS", ROWS if few else 0)
     scores = SCORES[kind]()
     chosen = select_topk(scores, block_maxima(scores, VISIBLE, sub_block), VISIBLE, topk)
     assert chosen.dtype == torch.int32
@@ -68,19 +70,6 @@ def test_rows_with_a_further_level_of_maxima_equal_a_stable_sort(
     assert torch.equal(chosen, expected_rows(scores, VISIBLE, topk))
 
 
-@pytest.mark.parametrize(
-    ("kind", "topk", "span"),
-    [
-        *((kind, 16, 32) for kind in ("random", "tied", "all tied", "special", "clustered")),
-        ("random", 5, 16),
-        ("tied", 5, 16),
-    ],
-)
-def test_spans_equal_a_stable_sort(kind: str, topk: int, span: int) -> None:
-    scores = SCORES[kind]()
-    assert torch.equal(select_topk_split(scores, VISIBLE, topk, span=span), expected_rows(scores, VISIBLE, topk))
-
-
 @pytest.mark.parametrize("width", [131072, 524288])
 def test_published_sizes(width: int) -> None:
     scores = torch.randn(3, width)
@@ -98,7 +87,6 @@ def test_any_number_of_keys(topk: int) -> None:
     assert torch.equal(
         select_topk(scores, block_maxima(scores, visible), visible, topk), expected_rows(scores, visible, topk)
     )
-    assert torch.equal(select_topk_split(scores, visible, topk), expected_rows(scores, visible, topk))
 
 
 def test_hidden_scores_and_what_a_buffer_held_are_never_used() -> None:
@@ -109,7 +97,6 @@ def test_hidden_scores_and_what_a_buffer_held_are_never_used() -> None:
     out = torch.full((ROWS, 5), 1234567, dtype=torch.int32)
     assert select_topk(poisoned, maxima, VISIBLE, 5, out=out) is out
     assert torch.equal(out, expected_rows(scores, VISIBLE, 5))
-    assert torch.equal(select_topk_split(poisoned, VISIBLE, 5, span=32), out)
 
 
 def test_only_the_sub_blocks_that_can_matter_are_read() -> None:
@@ -129,7 +116,6 @@ def test_first_key_moves_indices_but_not_the_tail() -> None:
     local = expected_rows(scores, VISIBLE, 16)
     moved = torch.where(local < 0, -1, local + first_key[:, None])
     assert torch.equal(select_topk(scores, block_maxima(scores, VISIBLE), VISIBLE, 16, first_key=first_key), moved)
-    assert torch.equal(select_topk_split(scores, VISIBLE, 16, first_key=first_key, span=32), moved)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +135,11 @@ def test_bad_input_is_named(change: dict, message: str) -> None:
         select_topk(**{**arguments, **change})
 
 
-def test_what_does_not_fit_in_spans_is_said() -> None:
-    scores, visible = torch.zeros(1, 64), torch.ones(1).int()
-    with pytest.raises(ValueError, match="span=24: a power of two"):
-        select_topk_split(scores, visible, 3, span=24)
-    with pytest.raises(ValueError, match="leave 40000 candidates: at most 32768"):
-        select_topk_split(scores, visible, 10_000, span=16)
-
-
 @pytest.mark.gpu
+@pytest.mark.parametrize("few", [True, False], ids=["in slices", "whole"])
 @pytest.mark.parametrize("width", [4096, 32768, 131072, 262144])
-def test_device_rows_equal_a_stable_sort_in_every_run(width: int) -> None:
+def test_device_rows_equal_a_stable_sort_in_every_run(width: int, few: bool, monkeypatch) -> None:
+    monkeypatch.setattr("keyekit_kernels.dsa.topk._FEW_ROWS", 8 if few else 0)
     scores = torch.randn(8, width, device="cuda")
     scores[1] = scores[1].mul(4).round()  # plateaus
     scores[2] = 1.0
@@ -170,7 +150,6 @@ def test_device_rows_equal_a_stable_sort_in_every_run(width: int) -> None:
     maxima = block_maxima(scores, visible)
     for _ in range(20):
         assert torch.equal(select_topk(scores, maxima, visible, 2048), expected)
-    assert torch.equal(select_topk_split(scores, visible, 2048), expected)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""SwiGLU experts, and three ways to compute them: a loop that defines them, grouped products, sorted segments."""
+"""SwiGLU experts, and ways to compute them: a loop that defines them, grouped products, sorted segments, Triton kernels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ __all__ = [
     "Implementation",
     "experts_by_groups",
     "experts_by_loop",
+    "experts_by_triton",
     "grouped_product",
     "product_by_product",
     "resolve",
 ]
 
-Implementation = Literal["auto", "grouped", "segments", "loop"]
+Implementation = Literal["auto", "triton", "grouped", "segments", "loop"]
 """How experts are computed; ``auto`` decides by device, dtype and what is asked of them."""
 
 _FEW_VISITS = 64
 """Visits per expert up to which, without gradients, a grouped product beats segments on a processor (measured)."""
+
+_KERNEL_WIDTH = 16
+"""What the widths of the Triton kernels are multiples of."""
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +67,12 @@ class Experts(nn.Module):
     @property
     def resolved(self) -> Implementation:
         """The implementation that the parameters' device and dtype lead to in training."""
-        return resolve(self.implementation, self.gate_up_proj.device.type, self.gate_up_proj.dtype)
+        return resolve(self.implementation, self.gate_up_proj.device.type, self.gate_up_proj.dtype, fits=self._fits)
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the Triton kernels take these widths."""
+        return not any(size % _KERNEL_WIDTH for size in self.down_proj.shape[1:])
 
     def forward(self, hidden: Tensor, routing: Routing) -> Tensor:
         """Weighted sum ``[T, D]`` of what the visited experts make of ``hidden [T, D]``."""
@@ -75,7 +84,7 @@ class Experts(nn.Module):
 
         def compute(hidden: Tensor, routing: Routing) -> Tensor:
             few = not torch.is_grad_enabled() and routing.experts.numel() <= _FEW_VISITS * len(gate_up)
-            chosen = _COMPUTE[resolve(self.implementation, device, hidden.dtype, few)]
+            chosen = _COMPUTE[resolve(self.implementation, device, hidden.dtype, few, self._fits)]
             return chosen(hidden, gate_up, down, routing)
 
         with torch.autocast(device, enabled=False):
@@ -88,23 +97,30 @@ class Experts(nn.Module):
 
 
 @cache
-def resolve(implementation: Implementation, device: str, dtype: torch.dtype, few: bool = False) -> Implementation:
+def resolve(
+    implementation: Implementation, device: str, dtype: torch.dtype, few: bool = False, fits: bool = True
+) -> Implementation:
     """What ``implementation`` means; what ``auto`` took is logged, once for each combination of the other arguments.
 
     On a processor ``auto`` takes the sorted segments, but PyTorch's grouped product to generate, where each expert sees a few
-    tokens and one call for all experts costs less than one for each. Elsewhere it takes the grouped product, which never waits
-    for the device. That product knows no float64.
+    tokens and one call for all experts costs less than one for each. Elsewhere it takes what never waits for the device: the
+    Triton kernels in sixteen bits, otherwise PyTorch's grouped product, which multiplies float32 on the tensor cores if it may
+    but knows no float64.
 
     Args:
         implementation: As configured.
         device: Such as ``cpu`` or ``cuda``.
         dtype: Of the products.
         few: Whether there are few visits per expert and no gradients to come.
+        fits: Whether the Triton kernels take the experts' widths.
     """
     if implementation != "auto":
         return implementation
-    segments = dtype == torch.float64 or (device == "cpu" and not few)
-    chosen: Implementation = "segments" if segments else "grouped"
+    chosen: Implementation = "grouped"
+    if dtype == torch.float64 or (device == "cpu" and not few):
+        chosen = "segments"
+    elif device == "cuda" and fits and dtype in (torch.float16, torch.bfloat16):
+        chosen = "triton"
     name = str(dtype).removeprefix("torch.")
     _logger.info(
         "experts on %s in %s%s: implementation=auto took %r", device, name, ", few visits" if few else "", chosen
@@ -142,7 +158,21 @@ def experts_by_groups(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, r
     return torch.zeros_like(hidden).index_add(0, visits.tokens, visited * weights)
 
 
-_COMPUTE = {"loop": experts_by_loop, "grouped": experts_by_groups, "segments": experts_by_segments}
+def experts_by_triton(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, routing: Routing) -> Tensor:
+    """:func:`experts_by_loop` by kernels that gather, activate and weight where they multiply. Nothing is read on the host."""
+    from keyekit_kernels.moe.experts import swiglu_experts
+
+    visits = sort_visits(routing, gate_up_proj.shape[0])
+    matrices = gate_up_proj.contiguous(), down_proj.contiguous()
+    return swiglu_experts(hidden.contiguous(), *matrices, routing.weights, visits.order, visits.tokens, visits.counts)
+
+
+_COMPUTE = {
+    "loop": experts_by_loop,
+    "grouped": experts_by_groups,
+    "segments": experts_by_segments,
+    "triton": experts_by_triton,
+}
 
 
 def grouped_product(rows: Tensor, matrices: Tensor, counts: Tensor) -> Tensor:

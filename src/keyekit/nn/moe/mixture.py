@@ -26,8 +26,9 @@ class MixtureOfExperts(FeedForward):
         active_experts: Experts per token A.
         expert_dim: Inner width of one expert.
         router: Which router chooses.
-        implementation: How experts are computed: ``grouped`` (PyTorch's grouped product), ``segments`` (sorted visits, one
-            expert after the other), ``loop`` (the definition). ``auto`` decides by device and dtype and logs what it took.
+        implementation: How experts are computed: ``triton`` (kernels of ours, for GPUs), ``grouped`` (PyTorch's grouped
+            product), ``segments`` (sorted visits, one expert after the other), ``loop`` (the definition). ``auto`` decides by
+            device and dtype and logs what it took.
         num_shared_experts: Experts that every token visits, as one SwiGLU of so many times the inner width; none by default.
         gate_shared_expert: Whether a learnt sigmoid of the token scales the shared expert.
 

@@ -138,14 +138,16 @@ def test_auto_says_what_it_took_once(caplog: pytest.LogCaptureFixture) -> None:
         "experts on cpu in float32, few visits: implementation=auto took 'grouped'",
     ]
     assert module.resolved == "segments"
-    assert resolve("auto", "cuda", torch.bfloat16) == "grouped"
+    assert resolve("auto", "cuda", torch.bfloat16) == "triton"
+    assert resolve("auto", "cuda", torch.bfloat16, fits=False) == "grouped"
+    assert resolve("auto", "cuda", torch.float32) == "grouped"
     assert resolve("auto", "cuda", torch.float64) == "segments"
     assert resolve("auto", "cpu", torch.float64, few=True) == "segments"
     assert resolve("loop", "cuda", torch.bfloat16) == "loop"
 
 
 def test_an_unknown_implementation_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fast' is unknown; choose one of auto, grouped, segments, loop"):
+    with pytest.raises(ValueError, match="'fast' is unknown; choose one of auto, triton, grouped, segments, loop"):
         Experts(2, 4, 4, "fast")  # pyright: ignore[reportArgumentType]
 
 
