@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from keyekit.data.cache import MediaCache
@@ -24,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 _PROBE = 2.0
 """Seconds that a head may take to accept a connection."""
+
+_TOKEN = Path.home() / ".ray" / "auth_token"
+"""Where Ray keeps what its processes authenticate by."""
 
 _START = 120.0
 """Seconds that decoders may take to start; those that do not stand are done without."""
@@ -337,6 +341,9 @@ def _short(error: Exception) -> str:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "10")  # seconds; then media are decoded here meanwhile
+    token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or _TOKEN.is_file()
+    if token:  # a head that finds one asks for it, a client that finds one has to be told to show it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
