@@ -94,7 +94,7 @@ class Rounds:
             choice = informative_groups(rewards, names)
             tally.add(choice)
             compared = self._compared(found, rewards, names)
-            everything += [response for group in compared for response in group if not _was_hinted(response)]
+            everything += [response for group in compared for response in group if not _was_helped(response)]
             kept = choice.kept if not self.keep_flat else rewards.isfinite()
             groups += [group for group in _kept(compared, kept) if group]
             missing = max(self.prompts - len(groups), 0)
@@ -172,8 +172,9 @@ def _any_right(group: Sequence[_Judged]) -> bool:
     return any(not one.judgement.value <= 0 for one in group)
 
 
-def _was_hinted(response: ScoredResponse) -> bool:
-    return "hint" in response.trajectory.prompt.encoded.sample.meta
+def _was_helped(response: ScoredResponse) -> bool:
+    """Whether it answers a prompt with a hint or a report: it counts in the meters of those alone."""
+    return "origin" in response.trajectory.prompt.encoded.sample.meta
 
 
 def divide(groups: Sequence[list[ScoredResponse]], steps: int, packs: int) -> list[list[list[ScoredResponse]]]:

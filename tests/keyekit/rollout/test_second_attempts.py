@@ -87,6 +87,7 @@ def test_a_group_that_is_all_wrong_is_answered_again_with_reports(encoder, pictu
         "three<|im_end|>\n<|im_start|>user\nYour answer is wrong. A reviewer reports:\n\nthree is too many" in context
     )
     assert made.meters["second_attempts"] == 2.0
+    assert made.meters["reward"] == pytest.approx(2 / 6)  # of first attempts alone
     assert made.meters["second_attempt_reward"] == 0.5
     assert made.meters["flat_groups"] == pytest.approx(1 / 3)
 
