@@ -24,7 +24,7 @@ FOLDER = ROOT / "docs" / "evidence"
 RESULTS, PAGE = FOLDER / "mopd.json", FOLDER / "mopd.md"
 RUNS = "runs/evidence"
 SEEDS = (0, 1, 2)
-DOMAINS = {"grounding": "temporal/mean_iou", "counting": "count/accuracy", "ocr": "digits/accuracy"}
+DOMAINS = {"grounding": "temporal/mean_iou", "counting": "count/accuracy", "ocr": "digit/accuracy"}
 ROWS = {
     "generalist": "where all start",
     "grounding": "specialist of grounding",
@@ -75,7 +75,7 @@ def perform(seed: int) -> dict[str, Any]:
         kept = {
             key: value
             for key, value in summary["metrics"].items()
-            if key.split("/")[0] in ("temporal", "count", "digits")
+            if key.split("/")[0] in ("temporal", "count", "digit")
         }
         stages[name] = {
             "metrics": kept,
