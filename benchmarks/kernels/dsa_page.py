@@ -58,14 +58,15 @@ BARS = (  # issue: DSA kernels: right, then fast
 )
 
 REASONS = """\
-- *Layer forward at U/k 2.* At 128K the profiler finds 40 ms in the 16x64 indexer, 26 in attention and 7 in unions; what is left,
-  near 30, is top-k and gaps. The indexer's loop issues about 255 instructions a warp for 128 that do arithmetic, and its maxima
-  run at half rate, so the tensor cores get 430 to 440 TF of work: they and the adders wait for each other. E4m3 inputs make it a
-  tenth faster. At 32K the attention itself takes 6 of 15 ms.
-- *KL dense.* The kernel recomputes scores for the gradients and adds those of queries atomically, head by head; it was not
-  rewritten here.
-- *Decode.* A chain of latencies: bounding, collecting and checking one row of 128K take 20, 25 and 4 us whatever the batch, the
-  attention of 32 sequences 59 us and their scores 102 us, against 66 us for the bytes of the index cache.
+- *Layer forward at U/k 2.* At 128K the profiler finds 39 ms in the 16x64 indexer, 25 in top-k, 26 in attention and 8 in unions.
+  The indexer's loop issues about 255 instructions a warp for 128 that do arithmetic, and its maxima run at half rate, so the
+  tensor cores get 430 to 440 TF of work: they and the adders wait for each other. E4m3 inputs make it a tenth faster. Top-k is a
+  chain of latencies in each of its programs, of which registers let three onto a multiprocessor.
+- *KL dense.* With the attention's log-sum-exp known it takes twice a dense forward pass, down from eight times. More than 12 of its
+  29 ms at 32K are the attention of all heads: the queries of a head are read anew for each tile of keys, and products,
+  exponentials and reads take turns rather than overlap. Where nobody kept the log-sum-exp, it costs another 13 ms.
+- *Decode.* A chain of latencies and seven launches: bounding and selecting one row of 128K take 16 to 20 us each whatever the batch,
+  scoring 32 sequences takes 90 us, against 66 us for the bytes of the index cache.
 """
 
 LOST = """\
@@ -85,6 +86,11 @@ LOST = """\
 | gradient of keys: unions of 16 | 2.71 ms | unions of 32: half the atomic traffic, 10 % more products |
 | decoding: several blocks of keys a program when scoring | 33 and 104 us for 8 and 32 sequences on the H200, as before | kept for its smaller grid |
 | decoding: 16 or 32 warps for the top-k of a row | 20 + 25 us against 22 + 26 on the H200 | a row is a chain of latencies; it is the floor at batch 1 |
+| top-k beside the scores of the next chunk, on a second stream (H200) | 74 to 93 ms for 128K queries against 67 | both want the same multiprocessors; one stream, larger chunks |
+| top-k: interpolated search among the collected keys too (H200) | 0.587 ms against 0.586 | no gain, one function less |
+| unions: a scan for each part of a block (H200) | place 4 ms of 128K queries with one scan for four parts | one scan of 64 bits |
+| dense divergence: one kernel, products computed again, atomic sums (H200) | 110 ms at 32K against 29 | four kernels, a bit for each head |
+| dense divergence: 8 warps a program (H200) | attention of all heads 10.1 against 6.9, gradients 5.7 and 10.0 against 3.7 and 7.1 | 4 warps, two programs a multiprocessor |
 | gradient of keys: no atomic additions at all (wrong results) | 2.28 ms against 2.33 | atomics are no longer the limit; latency between four products is |
 """
 

@@ -39,10 +39,13 @@ _LARGEST_BLOCK = 32768
 """Numbers one program can hold in registers; also what the packed counts of ``exact_places`` can count."""
 _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
-_REGISTERS = 80
-"""Registers of a thread of the fast path: three programs fit on a multiprocessor, which is worth more than what spills."""
+_BOUND = {"num_warps": 8, "maxnreg": 80}
+_COLLECT = {"num_warps": 8, "maxnreg": 80}
+"""Launch of the fast path: three programs fit on a multiprocessor, which is worth more than what spills."""
+_FEW = {"num_warps": 16}
+"""Its launch for few rows, whose programs have a multiprocessor for themselves."""
 _FEW_ROWS = 132
-"""Rows that leave multiprocessors idle: their programs get twice the threads and all registers, and collect in slices."""
+"""Rows that leave multiprocessors idle: several programs collect the keys of each."""
 _SLICES = 8
 """Programs that collect the keys of one of few rows."""
 _COLLECTED = 4096
@@ -375,73 +378,37 @@ def _collect(
     padded = next_power_of_two(maxima.shape[1])
     few = rows <= _FEW_ROWS
     shape = {"SUB": sub_block, "LIMIT": limit}
-    warps: dict[str, int | None] = {"num_warps": 16 if few else 8, "maxnreg": None if few else _REGISTERS}
-    call(
-        bound_kernel,
-        (rows,),
-        maxima,
-        visible,
-        groups,
-        numbers,
-        bounds,
-        scores.shape[1],
-        topk,
-        GROUPS=padded,
-        **shape,
-        **warps,
-    )
+    lists = (groups, numbers, bounds)
+    options = {"GROUPS": padded, **shape, **(_FEW if few else _BOUND)}
+    call(bound_kernel, (rows,), maxima, visible, *lists, scores.shape[1], topk, **options)
     if few:
-        room = max(4 * limit // _SLICES, 1)
-        kept, counts = visible.new_empty(rows, _SLICES, room), visible.new_empty(rows, _SLICES)
-        lists = (numbers, bounds, kept, counts)
-        call(
-            collect_slices_kernel,
-            (rows, _SLICES),
-            scores,
-            visible,
-            groups,
-            *lists,
-            scores.shape[1],
-            topk,
-            **shape,
-            ROOM=room,
-            SLICE=max(limit // _SLICES, 1),
-        )
-        call(
-            select_slices_kernel,
-            (rows,),
-            scores,
-            visible,
-            first_key,
-            *lists,
-            out,
-            scores.shape[1],
-            topk,
-            SLICES=_SLICES,
-            ROOM=room,
-            USUAL=min(room, 4),
-            **warps,
-        )
+        _collect_in_slices(scores, visible, first_key, *lists, out, shape)
         return numbers
     kept = visible.new_empty(rows, 2 * limit)
-    call(
-        collect_kernel,
-        (rows,),
-        scores,
-        visible,
-        first_key,
-        groups,
-        numbers,
-        bounds,
-        kept,
-        out,
-        scores.shape[1],
-        topk,
-        **shape,
-        CHUNK=min(_COLLECTED // sub_block, limit),
-        **warps,
-    )
+    options = {**shape, "CHUNK": min(_COLLECTED // sub_block, limit), **_COLLECT}
+    call(collect_kernel, (rows,), scores, visible, first_key, *lists, kept, out, scores.shape[1], topk, **options)
     return numbers
+
+
+def _collect_in_slices(
+    scores: Tensor,
+    visible: Tensor,
+    first_key: Tensor | None,
+    groups: Tensor,
+    numbers: Tensor,
+    bounds: Tensor,
+    out: Tensor,
+    shape: dict[str, int],
+) -> None:
+    """Collect with several programs a row, then select with one."""
+    rows, topk = out.shape
+    room, share = max(4 * shape["LIMIT"] // _SLICES, 1), max(shape["LIMIT"] // _SLICES, 1)
+    kept, counts = visible.new_empty(rows, _SLICES, room), visible.new_empty(rows, _SLICES)
+    lists, sizes = (numbers, bounds, kept, counts), (scores.shape[1], topk)
+    grid = (rows, _SLICES)
+    call(collect_slices_kernel, grid, scores, visible, groups, *lists, *sizes, **shape, ROOM=room, SLICE=share)
+    options = {"SLICES": _SLICES, "ROOM": room, "USUAL": min(room, 4), **_FEW}
+    call(select_slices_kernel, (rows,), scores, visible, first_key, *lists, out, *sizes, **options)
 
 
 def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) -> Tensor:
