@@ -6,7 +6,7 @@ from keyekit.data.world.families.base import Builder, Item, Question
 from keyekit.data.world.families.closer import closer
 from keyekit.data.world.families.counting import count
 from keyekit.data.world.families.events import order, temporal
-from keyekit.data.world.families.grounding import box, digits
+from keyekit.data.world.families.grounding import box, digit, digits
 from keyekit.data.world.families.needle import needle
 from keyekit.data.world.families.thinking import in_modes, larger, long_sum, spot
 from keyekit.data.world.families.told import told, told_events, told_objects, told_place
@@ -19,6 +19,7 @@ FAMILIES: dict[str, Builder] = {
     "count": count,
     "order": order,
     "temporal": temporal,
+    "digit": digit,
     "digits": digits,
     "box": box,
     "arithmetic": arithmetic,
