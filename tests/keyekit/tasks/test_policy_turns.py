@@ -63,9 +63,13 @@ def picture(name: str) -> dict[str, str]:
 
 
 def data(questions: Path) -> ConversationDataModule:
-    reader = MediaReader(max_image_tokens=4)
     return ConversationDataModule(
-        train=[str(questions)], vocab_size=330, reader=reader, cache=str(questions.parent / "cache"), workers=1
+        train=[str(questions)],
+        heldout=[str(questions)],
+        vocab_size=330,
+        reader=MediaReader(max_image_tokens=4),
+        cache=str(questions.parent / "cache"),
+        workers=1,
     )
 
 
@@ -79,6 +83,7 @@ def trainer(folder: Path, steps: int, *callbacks: lightning.Callback) -> lightni
         enable_model_summary=False,
         enable_checkpointing=False,
         gradient_clip_val=1.0,
+        limit_val_batches=0 if steps else 1.0,
         default_root_dir=folder,
     )
 
@@ -158,3 +163,24 @@ def test_two_steps_with_tool_calls_and_the_same_after_an_interruption(questions,
     restored, before = rest.packs[0], whole.packs[1]
     assert torch.equal(restored.tokens, before.tokens)
     assert torch.equal(restored.vision.patches, before.vision.patches)
+
+
+class Answers(lightning.Callback):
+    """Keeps what was answered."""
+
+    def __init__(self) -> None:
+        self.texts: list[list[str]] = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self.texts.append([prediction.text for prediction in outputs["predictions"]])
+
+
+def test_held_out_prompts_are_answered_with_the_tool_where_the_eyes_are_open(questions, cold_start, tmp_path) -> None:
+    network = policy_network()
+    network.load_state_dict(cold_start)
+    answers = Answers()
+    task = PolicyOptimization(network, ExactMatch(), environment=ImageTools(calls=1), turns=2, max_new_tokens=48)
+    trainer(tmp_path, 0, answers).test(task, data(questions), verbose=False)
+    open_eyes, blank, _ = answers.texts
+    assert not any("tool_call" in text for text in open_eyes)  # each call was served, and an answer followed
+    assert any("tool_call" in text for text in blank)  # nobody shows real pictures to who must not see

@@ -73,7 +73,8 @@ def _samples(chunk: Chunk, index: int, item: Item) -> Iterator[dict[str, Any]]:
 
 def _shown(path: str) -> str:
     """File of the part of a picture that a tool shows."""
-    return path.replace(".", "-closer.")
+    stem, _, ending = path.rpartition(".")
+    return f"{stem}-closer.{ending}"
 
 
 def _part(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

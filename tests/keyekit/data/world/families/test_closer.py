@@ -30,15 +30,16 @@ def test_the_part_holds_the_whole_object(items):
 
 @pytest.mark.skipif(not available(), reason=f"no sandbox here: {available().why_not}")
 def test_the_file_beside_the_picture_is_what_the_tool_shows(tmp_path):
-    World(root=str(tmp_path / "world"), train={"closer": 3}, heldout={"closer": 1}, workers=1).build(lambda *_: None)
-    lines = (tmp_path / "world" / "closer.train.jsonl").read_text().splitlines()
+    root = tmp_path / "a.world"
+    World(root=str(root), train={"closer": 3}, heldout={"closer": 1}, workers=1).build(lambda *_: None)
+    lines = (root / "closer.train.jsonl").read_text().splitlines()
     for record in map(json.loads, lines):
         asked, called, shown, answered = record["messages"]
         assert [turn["role"] for turn in record["messages"]] == ["user", "assistant", "tool", "assistant"]
         assert answered["content"][0]["text"] == record["answer"]
-        picture, part = ((tmp_path / "world" / turn["content"][0]["image"]).read_bytes() for turn in (asked, shown))
+        picture, part = ((root / turn["content"][0]["image"]).read_bytes() for turn in (asked, shown))
         seen = ImageTool().use(called["content"][0]["text"], [picture])
         (tmp_path / "seen.png").write_bytes(seen.images[0])
         (tmp_path / "part.png").write_bytes(part)
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("seen.png", "part.png")))
-    assert len(JsonLines(str(tmp_path / "world" / "closer.train.jsonl"))) == 3
+    assert len(JsonLines(str(root / "closer.train.jsonl"))) == 3
