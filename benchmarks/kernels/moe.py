@@ -15,6 +15,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -106,29 +107,50 @@ def experts_alone(tokens: int) -> None:
     )
     routing = routed(tokens)
     grad = torch.randn(tokens, DIM, device=DEVICE).to(DTYPE)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "torch grouped_mm": lambda: experts_by_groups(hidden, gate_up, down, routing),
-        "keyekit triton" if GPU else "keyekit loop": (
-            lambda: (experts_by_triton if GPU else experts_by_loop)(hidden, gate_up, down, routing)
-        ),
+    ours, name = (experts_by_triton, "keyekit triton") if GPU else (experts_by_loop, "keyekit loop")
+    tensors = (hidden, gate_up, down)
+    ways: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+        "torch grouped_mm": (lambda *given: experts_by_groups(*given, routing), tensors),
+        **liger(tensors, routing),
+        name: (lambda *given: ours(*given, routing), tensors),
     }
     with torch.no_grad():
-        one, other = (way() for way in ways.values())
-        apart = float((one.float() - other.float()).norm() / one.float().norm())
+        outputs = [way(*given).float() for way, given in ways.values()]
+    apart = max(float((output - outputs[0]).norm() / outputs[0].norm()) for output in outputs)
     operations = 6 * tokens * ACTIVE * DIM * INNER
     spent = {}
-    for name, way in ways.items():
+    for name, (way, given) in ways.items():
         with torch.no_grad():
-            spent[name, "forward"] = measure(f"experts, forward: {name}", tokens, way, operations)
+            spent[name, "forward"] = measure(f"experts, forward: {name}", tokens, partial(way, *given), operations)
 
-        def step(way: Callable[[], Tensor] = way) -> None:
-            torch.autograd.grad(way(), (hidden, gate_up, down), grad)
+        def step(way: Callable[..., Tensor] = way, given: tuple[Tensor, ...] = given) -> None:
+            torch.autograd.grad(way(*given), given, grad)
 
         spent[name, "both"] = measure(f"experts, forward + backward: {name}", tokens, step, 3 * operations)
         ROWS[-1]["apart"] = ROWS[-2]["apart"] = apart
-    peer, mine = ways
+    peer, *_, mine = ways
     for kind, row in (("forward", ROWS[-2]), ("both", ROWS[-1])):
         row |= {"peer": peer, "ratio": spent[peer, kind] / spent[mine, kind]}
+
+
+def liger(
+    tensors: tuple[Tensor, Tensor, Tensor], routing: Routing
+) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+    """The fused mixture of liger-kernel where it is installed; its matrices are stored the other way round."""
+    try:
+        from liger_kernel.ops.fused_moe import LigerFusedMoEFunction
+    except ImportError as problem:
+        print(f"liger-kernel is not measured: {problem}", flush=True)
+        return {}
+    hidden, *matrices = tensors
+    turned = [matrix.detach().transpose(1, 2).contiguous().requires_grad_() for matrix in matrices]
+    chosen = routing.experts.int()
+    return {
+        f"liger-kernel {version('liger-kernel')}": (
+            lambda *given: LigerFusedMoEFunction.apply(*given, chosen, routing.weights),
+            (hidden, *turned),
+        )
+    }
 
 
 def layers(tokens: int) -> None:
@@ -208,7 +230,8 @@ def page(results: dict) -> str:
         "```",
         "",
         f"{results['machine']}. 128 experts, 8 active, width 2,048, expert width 768, 32 query heads in 4 groups of 128,",
-        "bfloat16, uneven routing. *TF* counts the products of the visits, and the causal half of attention.",
+        "bfloat16, uneven routing. *TF* counts the products of the visits, and the causal half of attention. *Ratio* is the time of",
+        "torch's grouped product, or of transformers with it, over ours.",
         "",
         "| item | tokens | ms | TF | tokens/s | MiB | ratio | bar |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
