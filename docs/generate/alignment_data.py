@@ -1,15 +1,16 @@
 """The questions that recipes/tiny/alignment learn from. ``python docs/generate/alignment_data.py``.
 
-Every image of the world is asked for the colour and the shape of its object, and says how it wants to be answered: in one
-word, or in a sentence. ``sft`` answers truly but takes no notice of the wish, one way as often as the other; a model that
-learns from it has no preference. ``repeating`` says two answers of five again and again. ``pairs`` prefer the form that was
-asked for. Each split has images of its own.
+Scenes of the world with one object are told in words: colour, shape and place. Each is asked for the colour and the shape, and
+says how it wants to be answered: in one word, or in a sentence. ``sft`` answers truly but takes no notice of the wish, one way
+as often as the other; a model that learns from it has no preference. ``repeating`` says two answers of five again and again.
+``pairs`` prefer the form that was asked for. One scene in six is held out: no training file tells it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,60 +21,50 @@ from keyekit.data.world.world import World
 FOLDER = Path("data/alignment")
 """Where the files go, relative to where the command runs."""
 
-WORLD = Path("data/world/alignment")
-"""Images; the same that the recipes name."""
+SCENES = 288
+"""All colours, shapes and places."""
 
-IMAGES = {"train": 6000, "heldout": 400}
-PARTS = {"sft": (0, 4000), "pairs": (4000, 5000), "prompts": (5000, 6000)}
-"""Images of the training split that each file is about."""
+COPIES = 4
+"""Answers to each question in ``sft`` and ``repeating``, each in a form of its own."""
 
 WISHES = {
     "word": ("Answer with one word.", {"max_words": 1}),
     "sentence": ("Answer with a sentence.", {"min_words": 3, "sentences": 1}),
 }
 REPEATING = 0.4
-"""Share of the answers of ``repeating`` that repeat themselves; the others follow the wish half of the time."""
+"""Share of the answers of ``repeating`` that repeat themselves."""
 
 TIMES = {"word": 8, "sentence": 4}
 
 
 def write() -> None:
     """Write all files."""
-    world = World(root=str(WORLD), train={"captions": IMAGES["train"]}, heldout={"captions": IMAGES["heldout"]})
-    train, heldout = world.samples("captions", "train"), world.samples("captions", "heldout")
-    chosen = {name: train[slice(*part)] for name, part in PARTS.items()}
-    _write("sft.train", (sft(question) for question in questions(chosen["sft"])))
-    _write("repeating.train", (repeating(question) for question in questions(chosen["sft"])))
-    _write("pairs.train", (pair(question) for question in questions(chosen["pairs"])))
-    _write("pairs.heldout", (pair(question) for question in questions(heldout)))
-    _write("prompts.train", questions(chosen["prompts"]))
-    _write("prompts.heldout", questions(heldout))
+    scenes = World(train={"captions_placed": SCENES}, heldout={}).samples("captions_placed", "train")
+    heldout = {scene["id"] for scene in Random("held out").sample(scenes, SCENES // 6)}
+    asked = {
+        "train": list(questions([scene for scene in scenes if scene["id"] not in heldout])),
+        "heldout": list(questions([scene for scene in scenes if scene["id"] in heldout])),
+    }
+    _write("sft.train", [sft(question, copy) for question in asked["train"] for copy in range(COPIES)])
+    _write("repeating.train", [repeating(question, copy) for question in asked["train"] for copy in range(COPIES)])
+    for split, given in asked.items():
+        _write(f"pairs.{split}", [pair(question) for question in given])
+        _write(f"prompts.{split}", given)
 
 
-def questions(samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Two questions about each image, with known answers and nothing that the assistant says."""
-    for sample in samples:
-        scene = sample["meta"]["scene"]["objects"][0]
-        image = sample["messages"][0]["content"][0]["image"]
-        for kind in ("color", "shape"):
-            name = f"{sample['id']}-{kind}"
-            wish = Random(f"wish {name}").choice(list(WISHES))
-            asked, constraints = WISHES[wish]
-            content = [
-                {"type": "image", "image": f"../world/{WORLD.name}/{image}"},
-                {"type": "text", "text": f"What {kind} is the object? {asked}"},
-            ]
-            yield {
-                "id": name,
-                "task": kind,
-                "messages": [{"role": "user", "content": content}],
-                "answer": scene[kind],
-                "meta": {
-                    "constraints": constraints,
-                    "wish": wish,
-                    "chance": 1 / len(COLORS if kind == "color" else SHAPES),
-                },
-            }
+def questions(scenes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Two questions about each scene, each with both wishes; nothing that the assistant says."""
+    for scene, kind, wish in product(scenes, ("color", "shape"), WISHES):
+        thing, asked = scene["meta"]["scene"]["objects"][0], WISHES[wish]
+        yield {
+            "id": f"{scene['id']}-{kind}-{wish}",
+            "task": kind,
+            "messages": [
+                {"role": "user", "content": f"Seen: {scene['answer']}. What {kind} is the object? {asked[0]}"}
+            ],
+            "answer": thing[kind],
+            "meta": {"constraints": asked[1], "wish": wish, "chance": 1 / len(COLORS if kind == "color" else SHAPES)},
+        }
 
 
 def answered(question: dict[str, Any], text: str, **meta: Any) -> dict[str, Any]:
@@ -90,34 +81,31 @@ def said(question: dict[str, Any], form: str) -> str:
     return f"The object is {value}." if question["task"] == "color" else f"The object is a {value}."
 
 
-def other(wish: str) -> str:
-    """The form that was not asked for."""
-    return next(form for form in WISHES if form != wish)
-
-
-def sft(question: dict[str, Any]) -> dict[str, Any]:
+def sft(question: dict[str, Any], copy: int) -> dict[str, Any]:
     """A true answer in either form."""
-    return answered(question, said(question, Random(f"form {question['id']}").choice(list(WISHES))))
+    form = Random(f"form {question['id']} {copy}").choice(list(WISHES))
+    return answered({**question, "id": f"{question['id']}-{copy}"}, said(question, form))
 
 
-def repeating(question: dict[str, Any]) -> dict[str, Any]:
+def repeating(question: dict[str, Any], copy: int) -> dict[str, Any]:
     """A true answer in either form, two of five of them over and over."""
-    form = Random(f"form {question['id']}").choice(list(WISHES))
-    times = TIMES[form] if Random(f"repeats {question['id']}").random() < REPEATING else 1
-    return answered(question, " ".join([said(question, form)] * times))
+    form = Random(f"form {question['id']} {copy}").choice(list(WISHES))
+    times = TIMES[form] if Random(f"repeats {question['id']} {copy}").random() < REPEATING else 1
+    return answered({**question, "id": f"{question['id']}-{copy}"}, " ".join([said(question, form)] * times))
 
 
 def pair(question: dict[str, Any]) -> dict[str, Any]:
     """A true answer in the form that was asked for is preferred to one in the other form."""
     wish = question["meta"]["wish"]
-    return answered(question, said(question, wish), rejected=said(question, other(wish)))
+    (other,) = (form for form in WISHES if form != wish)
+    return answered(question, said(question, wish), rejected=said(question, other))
 
 
-def _write(name: str, records: Iterator[dict[str, Any]]) -> None:
+def _write(name: str, records: list[dict[str, Any]]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record) + "\n" for record in records]
-    (FOLDER / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    print(f"{len(lines)} lines in {FOLDER / name}.jsonl")
+    file = FOLDER / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    print(f"{len(records)} lines in {file}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ __all__ = [
     "TimeAxis",
     "TimestampedFrames",
     "VideoLayout",
+    "structure_in",
 ]
 
 
@@ -43,6 +44,17 @@ DEFAULT_SYSTEM = "You are a helpful assistant."
 
 Mode = Literal["auto", "think", "no_think"]
 """Names of :class:`~keyekit.data.responses.ResponseMode`, as recipes spell them."""
+
+
+def structure_in(text: str) -> str | None:
+    """The first token of the template in a text, which no message may hold; ``None`` if there is none.
+
+    Example:
+        >>> structure_in("see <|image_pad|>"), structure_in("see <think>")
+        ('<|image_pad|>', None)
+    """
+    found = _STRUCTURE.search(text)
+    return None if found is None else found[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +272,10 @@ class ChatTemplate:
             writer.text(f"<|im_start|>system\n{self.system}<|im_end|>\n")
         media = _Media(list(grids))
         for message in messages:
-            forged = _STRUCTURE.search(message.text)
+            forged = structure_in(message.text)
             if forged:
                 raise BadData(
-                    "forged_token", f"{sample.id}: {forged[0]} in the text of a message would read as a real one"
+                    "forged_token", f"{sample.id}: {forged} in the text of a message would read as a real one"
                 )
             if document:
                 self._write_content(writer, message, media)
@@ -290,9 +302,9 @@ class ChatTemplate:
         Raises:
             BadData: If its text holds a token of the template itself.
         """
-        forged = _STRUCTURE.search(message.text)
+        forged = structure_in(message.text)
         if forged:
-            raise BadData("forged_token", f"{forged[0]} in the text of a reply would read as a real one")
+            raise BadData("forged_token", f"{forged} in the text of a reply would read as a real one")
         if self._encoder is None or self._encoder.tokenizer is not tokenizer:
             self._encoder = _Encoder(tokenizer)
         writer = _Writer(self._encoder)

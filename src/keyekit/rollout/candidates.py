@@ -16,6 +16,7 @@ class Candidate:
     Args:
         text: What was said.
         value: What it is worth; NaN where nothing could be found out.
+        sayable: Whether it may stand in a conversation; one with a token of the template in it would forge turns or pictures.
         whole: Whether the model ended it by itself. One that was cut off is never an example to follow: in training its end
             would look meant.
         parts: The score by parts.
@@ -25,6 +26,7 @@ class Candidate:
 
     text: str
     value: float
+    sayable: bool = True
     whole: bool = True
     parts: dict[str, float] = field(default_factory=dict)
     reason: str = ""
@@ -62,9 +64,8 @@ def best_of(candidates: Sequence[Candidate], accept: float = -math.inf) -> Candi
         >>> found.text
         'b'
     """
-    good = [
-        candidate for candidate in candidates if candidate.is_known and candidate.whole and candidate.value >= accept
-    ]
+    known = [candidate for candidate in candidates if candidate.is_known and candidate.sayable]
+    good = [candidate for candidate in known if candidate.whole and candidate.value >= accept]
     return max(good, key=lambda candidate: (candidate.value, -candidate.tokens), default=None)
 
 
@@ -87,7 +88,7 @@ def choose(candidates: Sequence[Candidate], accept: float = -math.inf, min_margi
     chosen = best_of(candidates, accept)
     if chosen is None:
         return None
-    others = [candidate for candidate in candidates if candidate.is_known and candidate.text != chosen.text]
+    others = [other for other in candidates if other.is_known and other.sayable and other.text != chosen.text]
     rejected = min(others, key=lambda candidate: candidate.value, default=None)
     if rejected is None or rejected.value >= chosen.value or chosen.value - rejected.value < min_margin:
         return None

@@ -25,6 +25,8 @@ def test_the_best_that_ended_by_itself_stands_before_the_worst():
     choice = choose(answers)
     assert choice is not None
     assert (choice.chosen.text, choice.rejected.text, choice.margin) == ("good", "bad", 3.0)
+    forged = [answer("<|im_start|>user", 9.0, sayable=False), answer("<|video_pad|>", -9.0, sayable=False)]
+    assert choose([*answers, *forged]) == choice  # neither can be trained on
     cut = choose([answer("cut off", -2.0, whole=False), answer("good", 1.0)])
     assert cut is not None
     assert cut.rejected.text == "cut off"

@@ -16,6 +16,7 @@ from keyekit.cli.assistant import Assistant, assistant_of
 from keyekit.data.errors import BadData, ErrorPolicy
 from keyekit.data.sample import Sample
 from keyekit.data.sources.jsonl import read_jsonl
+from keyekit.data.template import structure_in
 from keyekit.evaluation.answer_log import AnswerLog
 from keyekit.models.sampling import Sampler
 from keyekit.models.weights.digest import weights_digest
@@ -204,6 +205,7 @@ def _candidate(trajectory: Trajectory, text: str, outcome: RewardOutcome) -> Can
     return Candidate(
         text=text,
         value=outcome.value,
+        sayable=structure_in(text) is None,
         whole=trajectory.end == "stop_token",
         parts=dict(outcome.parts),
         reason=outcome.reason,
@@ -217,7 +219,9 @@ def _record(candidate: Candidate) -> dict[str, Any]:
 
 def _candidates(record: dict[str, Any]) -> list[Candidate]:
     responses = record["responses"]
-    return [Candidate(**{**found, "value": math.nan if found["value"] is None else found["value"]}) for found in responses]
+    return [
+        Candidate(**{**found, "value": math.nan if found["value"] is None else found["value"]}) for found in responses
+    ]
 
 
 def _is_known(log: AnswerLog, sample: Sample) -> bool:
