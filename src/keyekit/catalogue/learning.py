@@ -201,7 +201,7 @@ PARTS: tuple[Part, ...] = (
         "LowerPrecision",
         "keyekit.rollout.precision:LowerPrecision",
         "",
-        "another engine over the weights in 16 bits",
+        "another engine over the weights in 16 or 8 bits",
     ),
     Part(
         "engine",

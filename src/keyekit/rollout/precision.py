@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
@@ -18,14 +19,15 @@ __all__ = ["LowerPrecision"]
 
 
 class LowerPrecision(RolloutEngine):
-    """Another engine over a copy of the weights in 16 bits, made anew at every call.
+    """Another engine over a copy of the weights in 16 or 8 bits, made anew at every call.
 
     Faster where the hardware is; and the way to see what a gap between rollout and training does, and that the replay ledger
     closes the part of it that comes from routers and indexers (:mod:`keyekit.rollout.ledger`).
 
     Args:
         spec: The model and how it is asked.
-        dtype: Of the parameters and of what is computed with them.
+        dtype: Of the parameters and of what is computed with them. ``float8`` rounds matrices to eight bits (e4m3, a scale for
+            each row, as servers quantise weights) and computes in bfloat16.
         engine: What answers with the copy.
 
     Raises:
@@ -37,14 +39,15 @@ class LowerPrecision(RolloutEngine):
     def __init__(
         self,
         spec: RolloutSpec,
-        dtype: Literal["bfloat16", "float16"] = "bfloat16",
+        dtype: Literal["bfloat16", "float16", "float8"] = "bfloat16",
         engine: Callable[[RolloutSpec], RolloutEngine] = NativeEngine,
     ) -> None:
         super().__init__(spec)
-        if dtype not in ("bfloat16", "float16"):
-            raise ValueError(f"dtype={dtype!r}: choose bfloat16 or float16")
-        self.dtype = getattr(torch, dtype)
-        self.copy = _cast(deepcopy(spec.network).eval().requires_grad_(False), self.dtype)
+        if dtype not in ("bfloat16", "float16", "float8"):
+            raise ValueError(f"dtype={dtype!r}: choose bfloat16, float16 or float8")
+        self.rounds = dtype == "float8"
+        kind = torch.bfloat16 if self.rounds else getattr(torch, dtype)
+        self.copy = _cast(deepcopy(spec.network).eval().requires_grad_(False), kind)
         self.engine = engine(replace(spec, network=self.copy))
 
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
@@ -52,7 +55,8 @@ class LowerPrecision(RolloutEngine):
         sources, targets = self.spec.network.state_dict(), self.copy.state_dict()
         with torch.no_grad():
             for name, target in targets.items():
-                target.copy_(sources[name])
+                eight = self.rounds and target.dim() > 1 and target.is_floating_point()
+                target.copy_(_rounded(sources[name]) if eight else sources[name])
         self.copy.to(self.spec.network.decoder.lm_head.weight.device)
         return self.engine.rollout(prompts, responses, seed)
 
@@ -62,3 +66,10 @@ def _cast(network: VisionLanguageModel, dtype: torch.dtype) -> VisionLanguageMod
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     return network
+
+
+def _rounded(matrix: Tensor) -> Tensor:
+    """Values as eight bits hold them: e4m3 after each row is scaled to its range."""
+    kind = torch.float8_e4m3fn
+    scale = matrix.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / torch.finfo(kind).max
+    return (matrix.float() / scale).to(kind).float() * scale

@@ -29,6 +29,19 @@ def test_the_copy_answers_in_bfloat16_and_follows_the_weights(prompts) -> None:
     assert said(engine, prompts) != before
 
 
+def test_eight_bits_hold_less_than_sixteen(prompts) -> None:
+    spec = RolloutSpec(tiny_vision_language_model().eval(), (), 4)
+    (precise, *_), *_ = NativeEngine(spec).rollout(prompts, 1, seed=3)
+    errors = []
+    for dtype in ("bfloat16", "float8"):
+        engine = LowerPrecision(spec, dtype)
+        (rough, *_), *_ = engine.rollout(prompts, 1, seed=3)
+        assert rough.log_probabilities[0] == pytest.approx(precise.log_probabilities[0], abs=0.2)
+        pairs = zip(engine.copy.parameters(), spec.network.parameters(), strict=True)
+        errors.append(max((copied - own).abs().max().item() for copied, own in pairs))
+    assert 0 < 4 * errors[0] < errors[1]
+
+
 def test_another_dtype_is_refused() -> None:
-    with pytest.raises(ValueError, match="choose bfloat16 or float16"):
+    with pytest.raises(ValueError, match="choose bfloat16, float16 or float8"):
         LowerPrecision(RolloutSpec(tiny_vision_language_model(), (), 4), dtype="int8")

@@ -8,7 +8,7 @@ from keyekit.data.world.families.counting import count
 from keyekit.data.world.families.events import order, temporal
 from keyekit.data.world.families.grounding import box, digit, digits
 from keyekit.data.world.families.needle import needle
-from keyekit.data.world.families.thinking import in_modes, larger, long_sum, spot
+from keyekit.data.world.families.thinking import in_modes, larger, long_sum, look
 from keyekit.data.world.families.told import told, told_events, told_objects, told_place
 
 __all__ = ["FAMILIES", "Builder", "Item", "Question"]
@@ -26,7 +26,7 @@ FAMILIES: dict[str, Builder] = {
     "captions": captions,
     "captions_placed": captions_placed,
     "needle": needle,
-    "spot": spot,
+    "look": look,
     "closer": closer,
     "larger": larger,
     "long_sum": long_sum,

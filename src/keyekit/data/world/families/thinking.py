@@ -7,24 +7,22 @@ from itertools import accumulate, pairwise
 from zlib import crc32
 
 from keyekit.data.world.draw import Draw
-from keyekit.data.world.families.attributes import captions_placed
+from keyekit.data.world.families.attributes import captions
 from keyekit.data.world.families.base import Builder, Item, Question
 from keyekit.data.world.stage import Stage
 
-__all__ = ["in_modes", "larger", "long_sum", "spot"]
+__all__ = ["in_modes", "larger", "long_sum", "look"]
 
 _MODES = ("auto", "think", "no_think")
 _TERMS = 4
 _EASY, _HARD = "Easy. /no_think", "Hard. /think"
 
 
-def spot(draw: Draw, stage: Stage) -> Item:
-    """An image of one object: what it is and where, which are 288 answers. The thought is what it is."""
-    item = captions_placed(draw, stage)
+def look(draw: Draw, stage: Stage) -> Item:
+    """An image of one object: what it is, which are 48 answers. The thought is its colour, which is easier to see."""
+    item = captions(draw, stage)
     (told,) = item.questions
-    place = told.answer.partition(" at the ")[2]
-    answer = f"{told.subject} at the {place}"
-    question = replace(told, text="What is where?", answer=answer, thought=told.subject)
+    question = replace(told, text="What is it?", answer=told.subject, thought=told.subject.partition(" ")[0])
     return replace(item, questions=(question,))
 
 

@@ -5,13 +5,11 @@ import pytest
 from keyekit.data.responses import Response, ResponseMode
 
 
-def test_a_thing_is_spotted_by_name_and_place(items):
-    for item in items("spot"):
+def test_a_look_says_the_colour_first(items):
+    for item in items("look"):
         (thing,), (question,) = item.scene.objects, item.questions
-        assert question.thought == thing.phrase
-        found = re.fullmatch(rf"{thing.phrase} at the (top|bottom)( left| right)?", question.answer)
-        (_, top, _, bottom) = thing.box(0.0, item.scene.size)
-        assert found[1] == ("top" if top + bottom < item.scene.size else "bottom")
+        assert question.answer == f"{thing.color} {thing.shape}"
+        assert question.thought == thing.color
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
