@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 
-__all__ = ["LookAhead", "look_ahead", "targets_of"]
+__all__ = ["LookAhead", "StatefulLookAhead", "look_ahead", "targets_of"]
 
 
 def targets_of(pack: Any) -> int:
@@ -68,6 +68,18 @@ class LookAhead:
         return max(min(whole - taken % whole, int(self.trainer.fit_loop.max_batches) - taken), 1)
 
 
+class StatefulLookAhead(LookAhead):
+    """A :class:`LookAhead` of a loader with a state, which Lightning asks the class for from Python 3.12 on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give the loader its state."""
+        self.loader.load_state_dict(state_dict)
+
+
 def look_ahead(trainer: lightning.Trainer, count: Callable[[Any], int] = targets_of) -> LookAhead:
     """Put a :class:`LookAhead` between a fit and its loader; called when training starts.
 
@@ -91,7 +103,10 @@ def look_ahead(trainer: lightning.Trainer, count: Callable[[Any], int] = targets
         raise TypeError(
             "accumulate_grad_batches reads the packs of a step ahead: it needs one training loader that has a length"
         )
-    ahead = LookAhead(combined.flattened[0], trainer, count)
+    loader = combined.flattened[0]
+    stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+    kind = StatefulLookAhead if stateful else LookAhead
+    ahead = kind(loader, trainer, count)
     combined.flattened = [ahead]
     iter(fetcher)  # the iterator that was made before knows nothing of this
     return ahead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 
 import lightning
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from keyekit.optim.schedules import WarmupCosine
 from keyekit.tasks.language_modeling import LanguageModeling
 from keyekit.tasks.look_ahead import LookAhead
+from keyekit.testing.equalities import Packs
 from keyekit.testing.tiny import tiny_batch, tiny_vision_language_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -84,6 +86,29 @@ def test_the_loader_shows_through():
     assert LookAhead(loader, fake_trainer(2, 7)).batches is loader.batches
     with pytest.raises(AttributeError):
         _ = LookAhead(loader, fake_trainer(2, 7)).state_dict
+
+
+class Stop(lightning.Callback):
+    """Keeps the checkpoint of the first step."""
+
+    def on_train_batch_end(self, trainer, *arguments) -> None:
+        if trainer.global_step == 1:
+            self.checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+            trainer.should_stop = True
+
+
+def test_a_checkpoint_holds_the_position_of_the_loader(tmp_path):
+    """From Python 3.12 on, Lightning asks the class for the methods and not the object."""
+    task = LanguageModeling(tiny_vision_language_model().double(), learning_rate=0.0)
+    options = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    stop = Stop()
+    trainer = lightning.Trainer(accumulate_grad_batches=3, accelerator="cpu", callbacks=[stop], max_epochs=1, **options)
+    trainer.fit(task, Packs())
+    (state,) = stop.checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert state["position"] == 3
+    (loader,) = trainer.fit_loop._combined_loader.flattened
+    for name in ("state_dict", "load_state_dict"):
+        assert callable(inspect.getattr_static(loader, name))
 
 
 def gradients_of_steps(accumulate: int, batches: list) -> list[torch.Tensor]:
