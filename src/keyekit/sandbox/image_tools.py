@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
 from keyekit.sandbox.execution import run
 from keyekit.sandbox.image_calls import BadCall, ImageCall, find_call
@@ -85,15 +89,20 @@ class ImageTool:
 
     Code finds the pictures as ``image_0.png``, ``image_1.png`` and so on in its folder, whatever their format, and may use
     Pillow and numpy. Nothing that comes back is decoded here: pictures are checked for being PNG files of a bearable size.
+    What an operation showed is remembered, since the responses to a prompt often ask for the same; code is run every time.
 
     Args:
         limits: Of one call. Thyme allows 10 seconds (8B sheet 5.6).
         most_pixels: Larger results are refused.
+        remembered: Operations whose results are kept, those that were asked for last.
     """
 
-    def __init__(self, limits: Limits | None = None, most_pixels: int = 2**24) -> None:
-        if most_pixels < 1:
-            raise ValueError(f"most_pixels={most_pixels}: a picture has at least one")
+    def __init__(self, limits: Limits | None = None, most_pixels: int = 2**24, remembered: int = 256) -> None:
+        if most_pixels < 1 or remembered < 0:
+            raise ValueError(f"need most_pixels >= 1 and remembered >= 0, got {most_pixels} and {remembered}")
+        self.remembered = remembered
+        self._results: OrderedDict[bytes, Observation] = OrderedDict()
+        self._lock = Lock()
         self.limits = limits or Limits()
         self.most_pixels = most_pixels
 
@@ -116,18 +125,44 @@ class ImageTool:
         except BadCall as error:
             return Observation(text=f"Error: {error}", reason="bad_call")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limits": self.limits, "most_pixels": self.most_pixels, "remembered": self.remembered}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # another process remembers for itself
+
     def _serve(self, call: ImageCall, images: Sequence[bytes]) -> Observation:
-        files = {f"image_{number}.png": content for number, content in enumerate(images)}
         if call.operation == "code":
-            program, files["code.py"] = _EXECUTE, call.code.encode(errors="replace")
-        else:
-            if call.image >= len(images):
-                raise BadCall(f"there is no image {call.image}: there are {len(images)}, numbered from 0")
-            order = {"operation": call.operation, "path": f"image_{call.image}.png", **call.arguments}
-            program, files["call.json"] = _OPERATE, json.dumps(order).encode()
+            files = {f"image_{number}.png": content for number, content in enumerate(images)}
+            return self._run(_EXECUTE, {**files, "code.py": call.code.encode(errors="replace")})
+        if call.image >= len(images):
+            raise BadCall(f"there is no image {call.image}: there are {len(images)}, numbered from 0")
+        image, path = images[call.image], f"image_{call.image}.png"
+        order = json.dumps({"operation": call.operation, "path": path, **call.arguments}).encode()
+        key = hashlib.blake2b(order + image, digest_size=16).digest()
+        found = self._recalled(key)
+        if found is None:
+            found = self._run(_OPERATE, {path: image, "call.json": order})
+            self._remember(key, found)
+        return found
+
+    def _run(self, program: str, files: Mapping[str, bytes]) -> Observation:
         names = [f"result_{number}.png" for number in range(_MOST_RESULTS)]
-        outcome = run(program, files, self.limits, packages=_PACKAGES, collect=names)
-        return self._observation(outcome, names)
+        return self._observation(run(program, files, self.limits, packages=_PACKAGES, collect=names), names)
+
+    def _recalled(self, key: bytes) -> Observation | None:
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+            return self._results.get(key)
+
+    def _remember(self, key: bytes, found: Observation) -> None:
+        if found.failed:  # such as for want of time, which another try may have
+            return
+        with self._lock:
+            self._results[key] = found
+            while len(self._results) > self.remembered:
+                self._results.popitem(last=False)
 
     def _observation(self, outcome: Outcome, names: Sequence[str]) -> Observation:
         said = outcome.stdout.decode(errors="replace")[:_LONGEST_TEXT]

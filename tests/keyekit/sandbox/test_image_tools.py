@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import pickle
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from keyekit.sandbox.execution import available
+from keyekit.sandbox.execution import available, run
 from keyekit.sandbox.image_tools import ImageTool
 from keyekit.sandbox.limits import Limits
 
@@ -109,3 +110,26 @@ def test_a_picture_that_is_too_large_is_not_shown(picture):
     assert "40 x 20" in seen.text
     with pytest.raises(ValueError, match="most_pixels=0"):
         ImageTool(most_pixels=0)
+
+
+def test_an_operation_is_remembered_and_code_is_run_every_time(picture, monkeypatch):
+    runs = []
+
+    def counted(program, *arguments, **settings):
+        runs.append(program)
+        return run(program, *arguments, **settings)
+
+    monkeypatch.setattr("keyekit.sandbox.image_tools.run", counted)
+    tool, image, other = ImageTool(remembered=2), encoded(picture), encoded(picture.rotate(90))
+    first = tool.use(call("rotate", '"degrees": 90'), [image])
+    assert tool.use(call("rotate", '"degrees": 90'), [image]) == first
+    assert len(runs) == 1
+    assert tool.use(call("rotate", '"degrees": 90'), [other]) != first  # another picture
+    assert tool.use(call("rotate", '"degrees": 180'), [image]) != first
+    assert len(runs) == 3
+    tool.use(call("rotate", '"degrees": 90'), [image])  # forgotten by now
+    assert len(runs) == 4
+    for _ in range(2):
+        tool.use("<code>print(1)</code>", [image])
+    assert len(runs) == 6
+    assert pickle.loads(pickle.dumps(tool)).remembered == 2
