@@ -61,10 +61,12 @@ REASONS = """\
 - *Layer forward at U/k 2.* At 128K the profiler finds 39 ms in the 16x64 indexer, 25 in top-k, 26 in attention and 8 in unions.
   The indexer's loop issues about 255 instructions a warp for 128 that do arithmetic, and its maxima run at half rate, so the
   tensor cores get 430 to 440 TF of work: they and the adders wait for each other. E4m3 inputs make it a tenth faster. Top-k is a
-  chain of latencies in each of its programs, of which registers let three onto a multiprocessor.
-- *KL dense.* With the attention's log-sum-exp known it takes twice a dense forward pass, down from eight times. More than 12 of its
-  29 ms at 32K are the attention of all heads: the queries of a head are read anew for each tile of keys, and products,
-  exponentials and reads take turns rather than overlap. Where nobody kept the log-sum-exp, it costs another 13 ms.
+  chain of latencies in each of its programs, of which registers let three onto a multiprocessor; fewer warps or more registers
+  (67.1 and 68.1 ms for 128K queries against 65.6) do not help. Up to 64K the host's launches show: a second machine with a slower
+  processor took 15.0 instead of 14.2 ms at 32K.
+- *KL dense.* With the attention's log-sum-exp known it takes twice a dense forward pass, down from eight times: at 32K 13.7 ms are
+  the attention of all heads, 4.4 the indexer's scores, 5.1 and 6.0 the gradients. The queries of a head are read anew for each
+  tile of keys, and products, exponentials and reads take turns rather than overlap. Without the log-sum-exp it costs 13 ms more.
 - *Decode.* A chain of latencies and seven launches: bounding and selecting one row of 128K take 16 to 20 us each whatever the batch,
   scoring 32 sequences takes 90 us, against 66 us for the bytes of the index cache.
 """
