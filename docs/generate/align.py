@@ -34,10 +34,11 @@ one round of alignment cures a model of repeating itself.
 $ python docs/generate/alignment_data.py && keyekit pipeline recipes/tiny/alignment.yaml
 ```
 
-Scenes of the world are told in words, two to four objects each, and are asked for the colour of one object and the shape of
-another, "with one word" or "with a sentence". The first model (`sft`) learnt true answers in either form, whatever was asked.
+Scenes of the world with one object are told in words and asked for its colour or its shape, "with one word" or "with a
+sentence". The first model (`sft`) learnt true answers in either form, whatever was asked, one in twenty again and again.
 Pairs prefer the form that was asked for; half of them the short one, half the long one, so that length decides nothing.
-`repeating` is the first model spoiled: two of five answers that it learnt say the same again and again.
+`repeating` is the first model spoiled: two of five answers that it learnt say the same again and again. Held-out scenes are in
+no training file.
 """
 
 
@@ -70,9 +71,9 @@ def page(report: dict[str, Any]) -> str:
         "",
         "## What the models say",
         "",
-        "Two answers drawn at temperature 1 to each of 800 questions about scenes that no model saw. `logic` is the share of "
-        "right answers whatever their form, `instruction` that of answers in the form that was asked for, `repeating` that of "
-        "answers of which more than half is one piece of ten letters again and again.",
+        "Eight answers drawn at temperature 1 to each of 192 questions about scenes that no model learnt from. `logic` is the "
+        "share of right answers whatever their form, `instruction` that of answers in the form that was asked for, `repeating` "
+        "that of answers of which more than half is one piece of ten letters again and again.",
         "",
         "| model | " + " | ".join(name.removeprefix("reward_of/") for name in _SHOWN) + " | an answer |",
         "| --- |" + " ---: |" * len(_SHOWN) + " --- |",

@@ -2,8 +2,8 @@
 
 Scenes of the world with one object are told in words: colour, shape and place. Each is asked for the colour and the shape, and
 says how it wants to be answered: in one word, or in a sentence. ``sft`` answers truly but takes no notice of the wish, one way
-as often as the other; a model that learns from it has no preference. ``repeating`` says two answers of five again and again.
-``pairs`` prefer the form that was asked for. One scene in six is held out: no training file tells it.
+as often as the other; a model that learns from it has no preference. It says one answer of twenty again and again, and
+``repeating`` two of five. ``pairs`` prefer the form that was asked for. One scene in six is in no training file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ WISHES = {
     "word": ("Answer with one word.", {"max_words": 1}),
     "sentence": ("Answer with a sentence.", {"min_words": 3, "sentences": 1}),
 }
-REPEATING = 0.4
-"""Share of the answers of ``repeating`` that repeat themselves."""
+REPEATING = {"sft": 0.05, "repeating": 0.4}
+"""Share of the answers of a file that repeat themselves."""
 
 TIMES = {"word": 8, "sentence": 4}
 
@@ -45,8 +45,8 @@ def write() -> None:
         "train": list(questions([scene for scene in scenes if scene["id"] not in heldout])),
         "heldout": list(questions([scene for scene in scenes if scene["id"] in heldout])),
     }
-    _write("sft.train", [sft(question, copy) for question in asked["train"] for copy in range(COPIES)])
-    _write("repeating.train", [repeating(question, copy) for question in asked["train"] for copy in range(COPIES)])
+    for file in REPEATING:
+        _write(f"{file}.train", [learnt(question, copy, file) for question in asked["train"] for copy in range(COPIES)])
     for split, given in asked.items():
         _write(f"pairs.{split}", [pair(question) for question in given])
         _write(f"prompts.{split}", given)
@@ -81,17 +81,12 @@ def said(question: dict[str, Any], form: str) -> str:
     return f"The object is {value}." if question["task"] == "color" else f"The object is a {value}."
 
 
-def sft(question: dict[str, Any], copy: int) -> dict[str, Any]:
-    """A true answer in either form."""
-    form = Random(f"form {question['id']} {copy}").choice(list(WISHES))
-    return answered({**question, "id": f"{question['id']}-{copy}"}, said(question, form))
-
-
-def repeating(question: dict[str, Any], copy: int) -> dict[str, Any]:
-    """A true answer in either form, two of five of them over and over."""
-    form = Random(f"form {question['id']} {copy}").choice(list(WISHES))
-    times = TIMES[form] if Random(f"repeats {question['id']} {copy}").random() < REPEATING else 1
-    return answered({**question, "id": f"{question['id']}-{copy}"}, " ".join([said(question, form)] * times))
+def learnt(question: dict[str, Any], copy: int, file: str) -> dict[str, Any]:
+    """A true answer in either form, some of them over and over."""
+    name = f"{question['id']}-{copy}"
+    form = Random(f"form {name}").choice(list(WISHES))
+    times = TIMES[form] if Random(f"repeats {name}").random() < REPEATING[file] else 1
+    return answered({**question, "id": name}, " ".join([said(question, form)] * times))
 
 
 def pair(question: dict[str, Any]) -> dict[str, Any]:
