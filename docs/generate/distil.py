@@ -35,6 +35,10 @@ ROWS = {
     "mixture": "plain fine-tuning on the mixture",
     "average": "average of the specialists' weights",
 }
+_PRINTED = (
+    " MOPD as printed differs from the student's run in `credit` alone: its gradient is zero on average "
+    "([decision 8](../decisions/0008-credit-in-mopd.md))."
+)
 LIFT, SHARE = 0.15, 0.95
 """How much better a specialist has to be than the start, and what share of it the student has to reach."""
 
@@ -68,31 +72,30 @@ def perform(seed: int) -> dict[str, Any]:
     if status not in (0, 1):
         raise SystemExit(f"the pipeline of seed {seed} ended with status {status}")
     folder = ROOT / RUNS / f"mopd-{seed}"
-    report = json.loads((folder / "pipeline.json").read_text())
-    stages = {}
-    for name in ROWS:
-        summary = json.loads((folder / name / "summary.json").read_text())
-        kept = {
-            key: value
-            for key, value in summary["metrics"].items()
-            if key.split("/")[0] in ("temporal", "count", "digit")
-        }
-        stages[name] = {
-            "metrics": kept,
-            "steps": summary.get("steps"),
-            "fit_seconds": summary.get("fit_seconds"),
-            "seconds": report["stages"][name]["seconds"],
-            "versions": summary["versions"],
-            "device": summary["device"],
-            "parameters": summary.get("parameters"),
-        }
-    return {"commit": report["commit"], "seconds": round(time.time() - begun) if fresh else None, "stages": stages}
+    stages = {name: reduced(json.loads((folder / name / "summary.json").read_text())) for name in ROWS}
+    return {"seconds": round(time.time() - begun) if fresh else None, "stages": stages}
+
+
+def collect(folder: Path, seed: int) -> dict[str, Any]:
+    """The same from summaries ``<seed>-<stage>.json`` of runs that were made elsewhere."""
+    files = {name: folder / f"{seed}-{name}.json" for name in ROWS}
+    stages = {name: reduced(json.loads(file.read_text())) for name, file in files.items() if file.exists()}
+    return {"seconds": None, "stages": stages}
+
+
+def reduced(summary: dict[str, Any]) -> dict[str, Any]:
+    """What the page needs of a run's ``summary.json``."""
+    tasks = {metric.partition("/")[0] for metric in DOMAINS.values()}
+    names = ("steps", "fit_seconds", "test_seconds", "versions", "device", "parameters", "git")
+    kept = {key: value for key, value in summary["metrics"].items() if key.partition("/")[0] in tasks}
+    return {"metrics": kept, **{name: summary.get(name) for name in names}}
 
 
 def page(results: dict[str, Any]) -> str:
     """The page."""
     seeds = sorted(results, key=int)
     stages = {seed: results[seed]["stages"] for seed in seeds}
+    rows = {row: name for row, name in ROWS.items() if all(row in stages[seed] for seed in seeds)}
 
     def score(seed: str, row: str, domain: str) -> float:
         return stages[seed][row]["metrics"][DOMAINS[domain]]
@@ -117,7 +120,7 @@ def page(results: dict[str, Any]) -> str:
         "| | steps | grounding | counting | OCR |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for row, name in ROWS.items():
+    for row, name in rows.items():
         steps = stages[seeds[0]][row]["steps"] or ""
         lines.append(f"| {name} | {steps} | {' | '.join(cell(row, domain) for domain in DOMAINS)} |")
     blind = [mean(stages[seed]["student"]["metrics"][_blind(metric)] for seed in seeds) for metric in DOMAINS.values()]
@@ -127,29 +130,32 @@ def page(results: dict[str, Any]) -> str:
     for seed in seeds:
         for domain in DOMAINS:
             start, best, own = (score(seed, row, domain) for row in ("generalist", domain, "student"))
-            lift, share = best - start, own / best
+            lift, share = best - start, own / best if best else float("nan")
             marks = (
                 f"{lift:+.3f}" + ("" if lift >= LIFT else " **missed**"),
                 f"{share:.1%}" + ("" if share >= SHARE else " **missed**"),
             )
             lines.append(f"| {seed} | {domain} | {start:.3f} | {best:.3f} | {marks[0]} | {own:.3f} | {marks[1]} |")
     first = stages[seeds[0]]["student"]
-    seconds = {row: mean(stages[seed][row]["seconds"] for seed in seeds) for row in ROWS}
+    seconds = {row: mean(_seconds(stages[seed][row]) for seed in seeds) for row in rows}
     lines += [
         "",
         f"The bars: each specialist at least {LIFT} above the start on its domain, the student at least {SHARE:.0%} of each "
-        "specialist at once. MOPD as printed differs from the student's run in `credit` alone: its gradient is zero on average "
-        "([decision 8](../decisions/0008-credit-in-mopd.md)). Fine-tuning on the mixture sees the right answers, which "
-        "MOPD never does, for as many steps.",
+        "specialist at once. Fine-tuning on the mixture sees the right answers, which MOPD never does, for as many steps."
+        + (_PRINTED if "printed" in rows else ""),
         "",
-        "Seconds of a stage, test included, two stages side by side: "
+        "Seconds of a stage, test included, the mean over seeds: "
         + ", ".join(f"{row} {value:.0f}" for row, value in seconds.items())
         + ".",
         "",
-        f"commit `{results[seeds[0]]['commit']}`; torch {first['versions']['torch']}, Python {first['versions']['python']}; "
-        f"{first['device']['name']}; {first['parameters']:,} parameters.",
+        f"commit `{(first['git'] or {'commit': 'unknown'})['commit'][:12]}`; torch {first['versions']['torch']}, "
+        f"Python {first['versions']['python']}; {first['device']['name']}; {first['parameters']:,} parameters.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _seconds(stage: dict[str, Any]) -> float:
+    return (stage["fit_seconds"] or 0.0) + (stage["test_seconds"] or 0.0)
 
 
 def _blind(metric: str) -> str:
@@ -161,11 +167,12 @@ def main() -> None:
     """Run what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--summaries", type=Path, help="folder of summaries <seed>-<stage>.json; nothing is run then")
     parser.add_argument("--page-only", action="store_true", help="draw the page from the results that are there")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in [] if options.page_only else options.seeds:
-        results[str(seed)] = perform(seed)
+        results[str(seed)] = collect(options.summaries, seed) if options.summaries else perform(seed)
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")
 
