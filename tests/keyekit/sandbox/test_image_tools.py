@@ -108,7 +108,7 @@ def test_a_picture_that_is_too_large_is_not_shown(picture):
     assert seen is not None
     assert seen.reason == "bad_image"
     assert "40 x 20" in seen.text
-    with pytest.raises(ValueError, match="most_pixels=0"):
+    with pytest.raises(ValueError, match="most_pixels >= 1 and remembered >= 0, got 0"):
         ImageTool(most_pixels=0)
 
 
