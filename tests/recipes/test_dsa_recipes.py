@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
-from keyekit.cli.expand import expand_recipe
 from keyekit.cli.lightning import run
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes" / "tiny"
@@ -17,12 +15,12 @@ RECIPES = Path(__file__).parent.parent.parent / "recipes" / "tiny"
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_dense_then_warm_up_then_sparse(tmp_path):
+def test_dense_then_warm_up_then_sparse(tmp_path, merged):
     folders = {}
     for stage, start, steps in (("dense", None, 10), ("warmup", "dense", 25), ("sparse", "warmup", 5)):
         options = ["--trainer.accelerator=cpu", "--model.schedule.warmup_steps=5", f"--trainer.max_steps={steps}"]
         export = "null" if start is None else folders[start] / "export"
-        options += [f"--model.init_from={export}", *small(tmp_path)]
+        options += [f"--model.init_from={export}", *small(tmp_path, merged)]
         recipe = RECIPES / f"dsa_{stage}.yaml"
         folders[stage] = run("fit", [str(recipe), *options, f"--run.root={tmp_path / 'runs'}"]).run_folder
     weights = {stage: load_file(folder / "export" / "model.safetensors") for stage, folder in folders.items()}
@@ -40,9 +38,9 @@ def test_dense_then_warm_up_then_sparse(tmp_path):
     assert "mean/blind_accuracy" in metrics["sparse"]
 
 
-def small(folder: Path) -> list[str]:
+def small(folder: Path, merged) -> list[str]:
     """Options for a world of a few clips."""
-    counts = yaml.safe_load(expand_recipe([str(RECIPES / "dsa_dense.yaml")]))["data"]["init_args"]["world"]["init_args"]
+    counts = merged(RECIPES / "dsa_dense.yaml")["data"]["init_args"]["world"]["init_args"]
     options = [f"--data.world.root={folder / 'world'}", f"--data.cache={folder / 'cache'}", "--data.world.workers=1"]
     few = {split: {task: 24 for task in counts[split] if task != "captions"} for split in ("train", "heldout")}
     options += [f"--data.world.{split}={json.dumps(tasks)}" for split, tasks in few.items()]
