@@ -22,7 +22,12 @@ def _seeded() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` where there is no device."""
+    """Skip tests marked ``gpu`` where there is no device, and put files with slow tests first.
+
+    Files are handed to processes in this order: with a slow one last, the others would wait for it.
+    """
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
