@@ -83,6 +83,10 @@ def page(report: dict[str, Any]) -> str:
         "that `aligned` learnt pairs of (rejection sampling), instead of MPO. In its round `repeating` answered "
         f"{_json(RUNS / 'pairs' / 'summary.json')['metrics']['answers']:.0f} times.",
         "",
+        "DPO alone orders every pair and forgets how to answer: all it wants is that rejected answers get less likely than "
+        "they were. The terms on absolute quality and generation of MPO are against that. In the round of alignment the pairs "
+        "cost a few right answers; learning the good answers alone did not.",
+        "",
         "## The runs",
         "",
         "| stage | steps | seed | fit (s) | whole (s) |",
@@ -116,7 +120,7 @@ def _said(model: str) -> str:
     folder = RUNS / f"said_{model}"
     metrics = _json(folder / "summary.json")["metrics"]
     first = json.loads((folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()[1])
-    text = first["responses"][0]["text"]
+    text = first["responses"][0]["text"].replace("|", "/").replace("<", "&lt;")
     cells = [f"{metrics[name]:.3f}" if name != "tokens" else f"{metrics[name]:.1f}" for name in _SHOWN]
     return f"| {model} | {' | '.join(cells)} | {text if len(text) < 60 else text[:57] + '...'} |"
 
