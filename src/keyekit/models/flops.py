@@ -159,7 +159,7 @@ def training_flops(
         sizes: The network.
         lengths: Tokens of each sample.
         grids: As in :func:`forward_flops`.
-        key_lengths: Tokens that the last token of each sample sees, where a pack is divided among ranks; ``lengths`` by default.
+        key_lengths: Tokens that the last token of each sample sees, where ranks share a pack; ``lengths`` by default.
         targets: Positions with a label; all by default.
         recompute: Whether layers run forward again in the backward pass (activation checkpointing). Leave it out for
             utilisation, which credits useful work alone.
