@@ -174,6 +174,14 @@ def run(names: list[str], workers: int) -> None:
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def merge(files: list[Path]) -> None:
+    """Take the runs that other machines made, each of which began with the runs it needs."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+    for file in files:
+        results["runs"] |= json.loads(file.read_text())["runs"]
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def page(results: dict[str, Any]) -> str:
     """The page."""
     runs = results["runs"]
@@ -352,11 +360,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="runs; all by default: " + ", ".join(job.name for job in JOBS))
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--merge", nargs="*", type=Path, default=[], help="take runs from such files of other machines")
     parser.add_argument("--pages-only", action="store_true", help="draw the page from the results that are there")
     options = parser.parse_args()
     if unknown := set(options.names) - {job.name for job in JOBS}:
         parser.error(f"there is no run {', '.join(sorted(unknown))}")
-    if not options.pages_only:
+    if options.merge:
+        merge(options.merge)
+    elif not options.pages_only:
         run(options.names, options.workers)
     PAGE.write_text(page(json.loads(RESULTS.read_text())), encoding="utf-8")
 
