@@ -31,6 +31,9 @@ _TELLS_DISPENSABLE = ("h264",)
 _FOUND_BY_DECODING_TIME = ("mpegts", "mpeg")
 """Containers without an index: a jump searches packets by the time of decoding, not of showing."""
 
+# Titles that are no UTF-8 say nothing about the frames. PyAV 19 decodes them on demand, those before when a file is opened.
+_ANY_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyAV(VideoReader):
@@ -71,7 +74,7 @@ class PyAV(VideoReader):
 
     def _opened(self, stack: ExitStack, source: Any, location: Location, deadline: Deadline) -> tuple[Any, Any]:
         waits = (deadline.left, deadline.left)
-        container = stack.enter_context(av.open(source, timeout=waits, metadata_errors="replace"))
+        container = stack.enter_context(av.open(source, timeout=waits, **_ANY_METADATA))
         stream = _stream(container, location)
         stream.codec_context.thread_count = self.threads
         stream.codec_context.thread_type = "AUTO" if self.threads > 1 else "SLICE"

@@ -61,7 +61,7 @@ def test_items_without_type_and_chat_completion_items() -> None:
     [
         ([1], "a sample is a JSON object"),
         ({"messages": "hello"}, "'messages' must be a list"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "one of system, user, assistant"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "one of system, user, assistant, tool"),
         (
             {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}]},
             "one of text, image, video",

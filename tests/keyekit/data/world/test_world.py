@@ -9,7 +9,8 @@ from PIL import Image
 from keyekit.data.world import FAMILIES, Scene, World
 from keyekit.data.world.scene import COLORS
 
-TEXT = [task for task in FAMILIES if task == "arithmetic" or task.startswith("told_")]
+WRITTEN = ("arithmetic", "larger", "long_sum", "told_")
+TEXT = [task for task in FAMILIES if task.startswith(WRITTEN)]
 VISUAL = [task for task in FAMILIES if task not in TEXT and task != "captions"]
 
 
@@ -41,8 +42,9 @@ def test_every_sample_is_a_conversation_about_an_existing_file(built, task, spli
     assert len({sample["id"] for sample in samples}) == len(samples) >= 3
     for sample in samples:
         assert sample["task"] == ("caption" if task == "captions" else task)
-        user, assistant = sample["messages"]
+        user, *turns, assistant = sample["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
+        assert [turn["role"] for turn in turns] == ["assistant", "tool"] * (task == "closer")
         assert assistant["content"] == [{"type": "text", "text": sample["answer"]}]
         assert 0 <= sample["meta"]["chance"] <= 1
         media = [part for part in user["content"] if part["type"] != "text"]
