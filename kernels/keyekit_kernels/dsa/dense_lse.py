@@ -14,7 +14,7 @@ from keyekit_kernels.dsa.attention_tiles import EMPTY
 from keyekit_kernels.dsa.launch import Launch
 from keyekit_kernels.dsa.packed_rows import cut_tiles, to_device
 
-__all__ = ["attention_log_normaliser", "tile_table"]
+__all__ = ["attention_log_normaliser", "check_order", "tile_table"]
 
 _NORMALISER = Launch(block=64, warps=4, stages=3, queries=128)
 _SMALL = Launch(block=16, warps=4, stages=1, queries=16)
@@ -106,10 +106,19 @@ def tile_table(
     Raises:
         ValueError: If a sequence has more queries than keys.
     """
+    check_order(query_lengths, key_lengths)
+    tiles = sorted(cut_tiles(query_lengths, key_lengths, size), key=lambda tile: -tile[3])
+    return tiles, to_device([number for tile in tiles for number in tile], torch.int32, device).view(-1, 4)
+
+
+def check_order(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
+    """Refuse sequences that have more queries than keys.
+
+    Raises:
+        ValueError: Naming the numbers of the first one.
+    """
     for queries, keys in zip(query_lengths, key_lengths, strict=True):
         if queries > keys:
             raise ValueError(
                 f"a sequence has {queries} queries and {keys} keys: queries are the last positions of their sequence"
             )
-    tiles = sorted(cut_tiles(query_lengths, key_lengths, size), key=lambda tile: -tile[3])
-    return tiles, to_device([number for tile in tiles for number in tile], torch.int32, device).view(-1, 4)

@@ -21,7 +21,7 @@ from keyekit_kernels.dsa.dense_kl_kernels import (
     score_kernel,
     target_kernel,
 )
-from keyekit_kernels.dsa.dense_lse import attention_log_normaliser
+from keyekit_kernels.dsa.dense_lse import attention_log_normaliser, check_order
 from keyekit_kernels.dsa.divergence import IndexerKL, check_divergence_inputs
 from keyekit_kernels.dsa.kl import RAISE, TINY, is_small, row_weights
 from keyekit_kernels.dsa.launch import Launch, call
@@ -80,7 +80,7 @@ def dense_kl(
     Raises:
         ValueError: If a sequence has more queries than keys.
     """
-    _check_order(query_lengths, key_lengths)
+    check_order(query_lengths, key_lengths)
     launches = (
         dict.fromkeys(_LAUNCHES, _SMALL) if is_small(index_query, query.shape[2], index_query.shape[2]) else _LAUNCHES
     )
@@ -298,14 +298,6 @@ def _options(launch: Launch) -> dict[str, int | None]:
         "num_stages": launch.stages,
         "maxnreg": launch.registers,
     }
-
-
-def _check_order(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
-    for queries, keys in zip(query_lengths, key_lengths, strict=True):
-        if queries > keys:
-            raise ValueError(
-                f"a sequence has {queries} queries and {keys} keys: queries are the last positions of their sequence"
-            )
 
 
 def dense_indexer_kl(

@@ -76,7 +76,9 @@ def server_of(options: argparse.Namespace) -> TeacherServer:
     try:
         _ = teacher.reading  # what is wrong with the folder is said before anybody waits for an answer
         server = TeacherServer(teacher, _token(options), options.host, options.port, limits, options.device)
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
+    except (CheckpointError, ValueError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{options.host}:{options.port} cannot be listened on: {error.strerror}") from error

@@ -150,7 +150,10 @@ def experts_by_loop(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, rou
 
 
 def experts_by_groups(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, routing: Routing) -> Tensor:
-    """:func:`experts_by_loop` as two grouped products over the visits sorted by expert; nothing is read on the host."""
+    """:func:`experts_by_loop` as two grouped products over the visits sorted by expert; nothing is read on the host.
+
+    Shapes are those of :func:`experts_by_loop`.
+    """
     visits = sort_visits(routing, gate_up_proj.shape[0])
     gate, up = grouped_product(hidden[visits.tokens], gate_up_proj, visits.counts).chunk(2, dim=-1)
     visited = grouped_product(functional.silu(gate) * up, down_proj, visits.counts)
@@ -159,7 +162,10 @@ def experts_by_groups(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, r
 
 
 def experts_by_triton(hidden: Tensor, gate_up_proj: Tensor, down_proj: Tensor, routing: Routing) -> Tensor:
-    """:func:`experts_by_loop` by kernels that gather, activate and weight where they multiply. Nothing is read on the host."""
+    """:func:`experts_by_loop` by kernels that gather, activate and weight where they multiply. Nothing is read on the host.
+
+    Shapes are those of :func:`experts_by_loop`.
+    """
     from keyekit_kernels.moe.experts import swiglu_experts
 
     visits = sort_visits(routing, gate_up_proj.shape[0])

@@ -206,7 +206,12 @@ class PreferenceObjective(nn.Module, ABC):
 
 
 def preference_meters(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Accuracy, margin and mean rewards; of a response without a partner its reward alone counts."""
+    """Accuracy, margin and mean rewards, scalars; of a response without a partner its reward alone counts.
+
+    Args:
+        chosen: ``[P]`` rewards of the chosen responses.
+        rejected: ``[Q]`` those of the rejected ones, partners at the same place.
+    """
     pairs = min(len(chosen), len(rejected))
     margins = chosen[:pairs] - rejected[:pairs]
     return {

@@ -35,7 +35,13 @@ class Question(NamedTuple):
 
 
 def pack_question(batch: Batch, topk: int, asked: Tensor | None = None) -> bytes:
-    """A pack as bytes; pictures go as the eight bits per channel that they were made of, if they were."""
+    """A pack as bytes; pictures go as the eight bits per channel that they were made of, if they were.
+
+    Args:
+        batch: Of ``T`` tokens.
+        topk: Words that the teacher is to list.
+        asked: ``[T, N]`` ids that it is to score instead.
+    """
     tensors = {
         "tokens": batch.tokens.int(),
         "labels": batch.labels.int(),
