@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +20,23 @@ if not torch.cuda.is_available():
 def _seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+_RANK = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    """No test is a rank of the run before it.
+
+    Lightning leaves these names in the environment of a run of several ranks, and a process started from there takes
+    itself for one of them and waits for the others.
+    """
+    for name in _RANK:
+        os.environ.pop(name, None)
+    yield
+    for name in _RANK:
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -247,10 +247,7 @@ def test_a_checkpoint_and_resuming_exclude_each_other(recipe):
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
-def test_what_ranks_cannot_do_is_a_message_and_no_traceback(recipe, capsys, monkeypatch, degrees, problem):
-    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "0")  # Lightning leaves them behind, and whoever is started next would wait for ranks
-        monkeypatch.delenv(name)
+def test_what_ranks_cannot_do_is_a_message_and_no_traceback(recipe, capsys, degrees, problem):
     strategy = json.dumps({"class_path": "Sharded", "init_args": degrees})
     assert main(["fit", str(recipe), f"--trainer.strategy={strategy}", "--trainer.devices=1"]) == 2
     error = capsys.readouterr().err

@@ -156,9 +156,8 @@ def test_a_request_under_way_is_finished_when_the_server_ends(slow, pack) -> Non
         thread.start()
         slow.begun.wait(20)
         threading.Timer(0.1, slow.go.set).start()
-    assert answers
-    assert answers[0][0] == 200
-    thread.join()
+    thread.join()  # the server has answered; the asker may not have read it yet
+    assert [status for status, *_ in answers] == [200]
 
 
 def test_a_failure_of_the_model_is_said_without_details(slow, pack) -> None:
