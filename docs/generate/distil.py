@@ -1,17 +1,19 @@
 """Runs recipes/tiny/mopd.yaml with three seeds and writes docs/evidence/mopd.md. ``python docs/generate/distil.py``.
 
 Everything on the page is read from what ``keyekit pipeline`` left behind; what is needed of that is kept in
-docs/evidence/mopd.json. Stages that are done are not repeated. The vision tower is trained once, with the first seed; all else
-once for each.
+docs/evidence/mopd.json. Stages that are done are not repeated. The vision tower is trained once, with the first seed, and the
+formula as printed is tried once; all else once for each seed. Seeds go on side by side, each stage with one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -44,7 +46,7 @@ LIFT, SHARE = 0.15, 0.95
 
 
 def pipeline_of(seed: int) -> Path:
-    """The pipeline with a seed, under its runs; all seeds after the first share its vision tower."""
+    """The pipeline with a seed, under its runs; the first seed's vision tower serves all, and the printed formula is its alone."""
     described = yaml.safe_load(PIPELINE.read_text())
     described["name"] = f"mopd-{seed}"
     described["options"] |= {"seed_everything": seed, "data.seed": seed}
@@ -54,7 +56,7 @@ def pipeline_of(seed: int) -> Path:
         if name in ("student", "printed"):
             stage["options"] = stage["options"] | {"model.seed": seed}
     if seed != SEEDS[0]:
-        del described["stages"]["vision"]
+        del described["stages"]["vision"], described["stages"]["printed"]
         described["stages"]["generalist"]["from"] = f"{RUNS}/mopd-{SEEDS[0]}/vision/export"
     path = ROOT / RUNS / f"mopd-{seed}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,25 +64,40 @@ def pipeline_of(seed: int) -> Path:
     return path
 
 
-def perform(seed: int) -> dict[str, Any]:
-    """Run the pipeline with a seed and return what it left behind."""
-    path = pipeline_of(seed)
+def perform(seeds: list[int]) -> dict[str, Any]:
+    """Run the pipeline with each seed, side by side, and return what they left behind."""
     begun = time.time()
-    fresh = not (ROOT / RUNS / f"mopd-{seed}").exists()
-    command = [sys.executable, "-m", "keyekit.cli.main", "pipeline", str(path), "--root", RUNS]
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    fresh = not any((ROOT / RUNS / f"mopd-{seed}").exists() for seed in seeds)
+    if SEEDS[0] in seeds and len(seeds) > 1:
+        _run(SEEDS[0], "--until", "vision")
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        list(pool.map(_run, seeds))
+    found = {str(seed): _stages(seed) for seed in seeds}
+    return {"seeds": found, "seconds": round(time.time() - begun) if fresh else None}
+
+
+def _run(seed: int, *options: str) -> None:
+    """Run the pipeline of a seed, or a part of it, one stage at a time."""
+    command = [
+        sys.executable,
+        "-m",
+        "keyekit.cli.main",
+        "pipeline",
+        str(pipeline_of(seed)),
+        "--root",
+        RUNS,
+        "--jobs",
+        "1",
+    ]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    status = subprocess.run([*command, *options], cwd=ROOT, env=environment, check=False).returncode
     if status not in (0, 1):
         raise SystemExit(f"the pipeline of seed {seed} ended with status {status}")
-    folder = ROOT / RUNS / f"mopd-{seed}"
-    stages = {name: reduced(json.loads((folder / name / "summary.json").read_text())) for name in ROWS}
-    return {"seconds": round(time.time() - begun) if fresh else None, "stages": stages}
 
 
-def collect(folder: Path, seed: int) -> dict[str, Any]:
-    """The same from summaries ``<seed>-<stage>.json`` of runs that were made elsewhere."""
-    files = {name: folder / f"{seed}-{name}.json" for name in ROWS}
-    stages = {name: reduced(json.loads(file.read_text())) for name, file in files.items() if file.exists()}
-    return {"seconds": None, "stages": stages}
+def _stages(seed: int) -> dict[str, Any]:
+    files = {name: ROOT / RUNS / f"mopd-{seed}" / name / "summary.json" for name in ROWS}
+    return {name: reduced(json.loads(file.read_text())) for name, file in files.items() if file.exists()}
 
 
 def reduced(summary: dict[str, Any]) -> dict[str, Any]:
@@ -93,15 +110,18 @@ def reduced(summary: dict[str, Any]) -> dict[str, Any]:
 
 def page(results: dict[str, Any]) -> str:
     """The page."""
-    seeds = sorted(results, key=int)
-    stages = {seed: results[seed]["stages"] for seed in seeds}
-    rows = {row: name for row, name in ROWS.items() if all(row in stages[seed] for seed in seeds)}
+    stages = results["seeds"]
+    seeds = sorted(stages, key=int)
+    had = {row: [seed for seed in seeds if row in stages[seed]] for row in ROWS}
+    rows = {row: name for row, name in ROWS.items() if had[row]}
 
     def score(seed: str, row: str, domain: str) -> float:
         return stages[seed][row]["metrics"][DOMAINS[domain]]
 
     def cell(row: str, domain: str) -> str:
-        values = [score(seed, row, domain) for seed in seeds]
+        values = [score(seed, row, domain) for seed in had[row]]
+        if len(values) == 1:
+            return f"{values[0]:.3f}"
         return f"{mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
     lines = [
@@ -121,8 +141,9 @@ def page(results: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row, name in rows.items():
-        steps = stages[seeds[0]][row]["steps"] or ""
-        lines.append(f"| {name} | {steps} | {' | '.join(cell(row, domain) for domain in DOMAINS)} |")
+        steps = stages[had[row][0]][row]["steps"] or ""
+        once = "" if had[row] == seeds else f" (seed {', '.join(had[row])})"
+        lines.append(f"| {name}{once} | {steps} | {' | '.join(cell(row, domain) for domain in DOMAINS)} |")
     blind = [mean(stages[seed]["student"]["metrics"][_blind(metric)] for seed in seeds) for metric in DOMAINS.values()]
     lines.append(f"| the student with blank pictures | | {' | '.join(f'{value:.3f}' for value in blind)} |")
     lines += ["", "## Against the bars", "", "| seed | domain | start | its specialist | lift | student | share |"]
@@ -137,14 +158,15 @@ def page(results: dict[str, Any]) -> str:
             )
             lines.append(f"| {seed} | {domain} | {start:.3f} | {best:.3f} | {marks[0]} | {own:.3f} | {marks[1]} |")
     first = stages[seeds[0]]["student"]
-    seconds = {row: mean(_seconds(stages[seed][row]) for seed in seeds) for row in rows}
+    seconds = {row: mean(_seconds(stages[seed][row]) for seed in had[row]) for row in rows}
     lines += [
         "",
         f"The bars: each specialist at least {LIFT} above the start on its domain, the student at least {SHARE:.0%} of each "
         "specialist at once. Fine-tuning on the mixture sees the right answers, which MOPD never does, for as many steps."
         + (_PRINTED if "printed" in rows else ""),
         "",
-        "Seconds of a stage, test included, the mean over seeds: "
+        *([] if results["seconds"] is None else [f"{results['seconds']} seconds for all seeds together.", ""]),
+        "Seconds of a stage, test included, the mean over seeds, while as many stages as seeds shared two cores: "
         + ", ".join(f"{row} {value:.0f}" for row, value in seconds.items())
         + ".",
         "",
@@ -167,13 +189,10 @@ def main() -> None:
     """Run what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
-    parser.add_argument("--summaries", type=Path, help="folder of summaries <seed>-<stage>.json; nothing is run then")
     parser.add_argument("--page-only", action="store_true", help="draw the page from the results that are there")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for seed in [] if options.page_only else options.seeds:
-        results[str(seed)] = collect(options.summaries, seed) if options.summaries else perform(seed)
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    results = json.loads(RESULTS.read_text()) if options.page_only else perform(options.seeds)
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")
 
 
