@@ -46,7 +46,7 @@ LIFT, SHARE = 0.15, 0.95
 
 
 def pipeline_of(seed: int) -> Path:
-    """The pipeline with a seed, under its runs; the first seed alone has a vision tower, which serves all, and the printed formula."""
+    """The pipeline with a seed, under its runs; the first seed alone has a tower, which serves all, and the printed formula."""
     described = yaml.safe_load(PIPELINE.read_text())
     described["name"] = f"mopd-{seed}"
     described["options"] |= {"seed_everything": seed, "data.seed": seed}
