@@ -232,7 +232,7 @@ def _answers(runs: dict[str, Any]) -> list[str]:
         "An image of one object, and the question what it is: 48 answers. The model says its colour as a thought, then "
         "colour and shape. The cold start learns that form from a few supervised steps; then the reward is 1 for the "
         "right answer in the right form. *Shuffled* deals the same rewards to the answers to other prompts. All figures are "
-        f"of greedy answers to {start['look/questions']:.0f} held-out questions.",
+        f"of greedy answers to {start['look/questions']:.0f} held-out questions, by which rates and steps were chosen too.",
         "",
         "| run | accuracy before | after | lift | bar | | well-formed before | after | with blank pictures | fit (s) |",
         "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |",
