@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -37,6 +36,7 @@ from keyekit.rollout.shuffled import shuffled
 from keyekit.rollout.trajectory import Prompt
 from keyekit.rollout.turns import TurnEngine
 from keyekit.tasks.language_modeling import LanguageModeling
+from keyekit.tasks.reference import FrozenReference
 
 __all__ = ["PolicyOptimization"]
 
@@ -148,7 +148,7 @@ class PolicyOptimization(LanguageModeling):
         self.records = replay or compare_choices
         self.shuffle_rewards = shuffle_rewards
         self.seed = seed
-        self._reference: list[VisionLanguageModel] = []  # in a list, so that no checkpoint holds it
+        self._reference = FrozenReference()
 
     def setup(self, stage: str) -> None:
         """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep a frozen copy where a divergence needs one.
@@ -157,10 +157,17 @@ class PolicyOptimization(LanguageModeling):
             ValueError: If there is a divergence from the reference but no ``init_from`` to take it from.
         """
         super().setup(stage)
-        if stage == "fit" and self.policy.kl_weight and not self._reference:
+        if stage == "fit" and self.policy.kl_weight:
             if self.init_from is None:
                 raise ValueError("kl_weight needs a reference: give the folder that training starts from as init_from")
-            self._reference = [deepcopy(self.network).eval().requires_grad_(False)]
+            self._reference.copy(self.network)
+
+    def configure_model(self) -> None:
+        """Spread the network over the ranks, and the reference in the same way."""
+        super().configure_model()
+        if self._reference:
+            assert self.init_from is not None
+            self._reference.place(self.trainer, self.init_from)
 
     def rollout_loader(self, prompts: ConversationDataset, tokenizer: Any) -> RolloutLoader:
         """The loader of a fit; the data module asks for it.
@@ -220,8 +227,6 @@ class PolicyOptimization(LanguageModeling):
 
     def on_train_start(self) -> None:
         """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights."""
-        for reference in self._reference:
-            reference.to(self.device)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Responses are not divided among ranks."""
@@ -246,23 +251,16 @@ class PolicyOptimization(LanguageModeling):
 
     def _policy_loss(self, batch: Experience, hidden: Tensor) -> PolicyOutput:
         answers = SampledAnswers(
-            log_probs=self._log_probs(self.network, batch, hidden),
+            log_probs=self._log_probs(batch, self.network, hidden),
             old_log_probs=batch.old_log_probs,
             advantages=batch.advantages,
             mask=batch.mask,
             segments=batch.segments,
-            reference_log_probs=self._reference_log_probs(batch),
+            reference_log_probs=self._reference.ask(batch, self._log_probs) if self._reference else None,
         )
         return self.policy(answers, self._step_count(batch.step_count))
 
-    def _reference_log_probs(self, batch: Experience) -> Tensor | None:
-        if not self._reference:
-            return None
-        (reference,) = self._reference
-        with torch.no_grad():
-            return self._log_probs(reference, batch, reference(batch).hidden)
-
-    def _log_probs(self, network: VisionLanguageModel, batch: Batch, hidden: Tensor) -> Tensor:
+    def _log_probs(self, batch: Batch, network: VisionLanguageModel, hidden: Tensor) -> Tensor:
         weight = network.decoder.lm_head.weight
         return token_log_probs(hidden, weight, batch.labels, batch.num_targets, self.temperature).values
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,16 +12,17 @@ from torch import Tensor
 from keyekit.batch import IGNORED_LABEL, Batch
 from keyekit.data.preferences import PAIR, PreferenceDataset
 from keyekit.data.reference_log_probs import ReferenceLogProbs
-from keyekit.distributed.meta import is_on_meta
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.models.weights.digest import weights_digest
 from keyekit.objectives.preference.base import PreferenceObjective, Preferences
+from keyekit.objectives.preference.kto import KTO
 from keyekit.objectives.preference.mpo import MPO
 from keyekit.objectives.token_log_probs import token_log_probs
 from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.optimizers import Optimizer
 from keyekit.optim.schedules import Schedule
 from keyekit.tasks.language_modeling import LanguageModeling
+from keyekit.tasks.reference import FrozenReference
 
 __all__ = ["PreferenceOptimization"]
 
@@ -78,35 +78,45 @@ class PreferenceOptimization(LanguageModeling):
             optimizer=optimizer,
         )
         self.preference = objective or MPO()
-        self._reference: list[VisionLanguageModel] = []  # in a list, so that no checkpoint holds it
+        self._reference = FrozenReference()
         self.reference_files = tuple(reference_files or ())
         self._known: ReferenceLogProbs | None = None
         self._rewards: list[Tensor] = []
+        one = torch.zeros(1)
+        pair = Preferences(chosen=one, rejected=one, chosen_lengths=one, rejected_lengths=one)
+        self._count_of_pair = self.preference.count(pair)  # 2 where an objective is a mean over responses
 
     def setup(self, stage: str) -> None:
         """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep the reference, or read what it said.
 
         Raises:
-            ValueError: If the objective compares with a reference but there is no ``init_from`` to take it from, or
-                ``reference_files`` were made with other weights.
+            ValueError: If the objective compares with a reference but there is no ``init_from`` to take it from,
+                ``reference_files`` were made with other weights, or the objective wants what no pack of pairs has.
         """
         super().setup(stage)
         if stage != "fit" or not self.preference.needs_reference:
             return
+        if isinstance(self.preference, KTO) and self.preference.reference_point == "mismatched":
+            raise ValueError(
+                "KTO(reference_point='mismatched') asks for responses to prompts that are not theirs, which packs of pairs "
+                "do not have: choose 'batch' or 'zero'"
+            )
         if self.init_from is None:
             raise ValueError(
                 f"{type(self.preference).__name__} compares with a reference: give the folder that training starts from "
                 "as init_from, or choose an objective without one (SimPO)"
             )
-        if self.reference_files and self._known is None:
+        if not self.reference_files:
+            self._reference.copy(self.network)
+        elif self._known is None:
             self._known = self._read_reference(self.init_from)
-        elif not self.reference_files and not self._reference:
-            if is_on_meta(self.network):
-                raise ValueError(
-                    "a network that is built without memory (meta: true) has no copy to compare with: run keyekit data "
-                    "reference first and name its files as reference_files, or build it with memory"
-                )
-            self._reference = [deepcopy(self.network).eval().requires_grad_(False)]
+
+    def configure_model(self) -> None:
+        """Spread the network over the ranks, and the reference in the same way."""
+        super().configure_model()
+        if self._reference:
+            assert self.init_from is not None
+            self._reference.place(self.trainer, self.init_from)
 
     def on_train_start(self) -> None:
         """See :class:`~keyekit.tasks.base.Task`.
@@ -115,14 +125,9 @@ class PreferenceOptimization(LanguageModeling):
             BadData: If ``reference_files`` lack a pair that is trained on, or it changed since.
         """
         super().on_train_start()
-        self._move_reference()
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
         if self._known is not None and isinstance(dataset, PreferenceDataset):
             self._known.check(dataset.pairs)
-
-    def on_validation_start(self) -> None:
-        """Have the reference where the batches are."""
-        self._move_reference()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pairs are not divided among ranks."""
@@ -136,7 +141,8 @@ class PreferenceOptimization(LanguageModeling):
         """Loss of one pack of pairs."""
         output = self.network(batch)
         pairs = self.pack_count(batch)
-        found = self.preference(self._pairs(batch, output.hidden), self.global_targets(pairs))
+        total = self.global_targets(pairs) * self._count_of_pair
+        found = self.preference(self._pairs(batch, output.hidden), total)
         rewards = torch.cat([found.chosen_rewards, found.rejected_rewards])
         self._rewards.append(torch.stack([rewards.sum(), rewards.new_tensor(2.0 * pairs)]))
         others, values = self._other_losses(output)
@@ -189,9 +195,7 @@ class PreferenceOptimization(LanguageModeling):
         """The pairs of a pack under the model, and under the reference if the objective wants one."""
         pairs = self._alone(batch, self.network, hidden)
         if self._reference:
-            (network,) = self._reference
-            with torch.no_grad():
-                reference = self._alone(batch, network, network(batch).hidden)
+            reference = self._reference.ask(batch, self._alone)
             return pairs.compared_with(reference.chosen, reference.rejected)
         if self._known is None:
             return pairs
@@ -213,7 +217,3 @@ class PreferenceOptimization(LanguageModeling):
                 "reference RECIPE again, or leave reference_files out"
             )
         return known
-
-    def _move_reference(self) -> None:
-        for reference in self._reference:
-            reference.to(self.device)
