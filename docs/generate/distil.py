@@ -38,7 +38,7 @@ ROWS = {
     "average": "average of the specialists' weights",
 }
 _PRINTED = (
-    " MOPD as printed differs from the student's run in `credit` alone: its gradient is zero on average "
+    " MOPD as printed differs from the student's run in `credit`, and was stopped sooner: its gradient is zero on average "
     "([decision 8](../decisions/0008-credit-in-mopd.md))."
 )
 LIFT, SHARE = 0.15, 0.95
