@@ -46,7 +46,8 @@ def read_recipe(recipe: str, options: Sequence[str]) -> Subject:
     if not isinstance(cli.model, Task):
         raise CommandError(f"{recipe}: a plan needs a task of keyekit.tasks, got {type(cli.model).__name__}")
     freeze(cli.model.network, cli.model.groups)
-    return Subject(name=recipe, network=cli.model.network, setting=_setting(cli.config["fit"]))
+    setting = _setting(cli.config["fit"]) | {"frozen_reference": cli.model.keeps_reference}
+    return Subject(name=recipe, network=cli.model.network, setting=setting)
 
 
 def read_piece(piece: str, options: Sequence[str]) -> Subject:

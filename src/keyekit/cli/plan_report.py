@@ -121,6 +121,7 @@ def _memory(plan: Plan) -> Table:
         ("gradients", state.gradients),
         ("AdamW moments", state.optimizer),
         ("gathered layers" if gathers else "16-bit copies", state.gathered),
+        *([("frozen reference", state.frozen_reference)] if state.frozen_reference else []),
     )
     for name, held in rows:
         table.add_row(name, *[_bytes(held)] * len(names))

@@ -69,17 +69,19 @@ class StateMemory:
         optimizer: AdamW's moments of the trainable ones.
         gathered: With full sharding two layers' weights and one layer's gradients, whole; without it the copies that autocast
             makes.
+        frozen_reference: Parameters of a frozen copy that lies beside the network in the same way.
     """
 
     weights: float
     gradients: float
     optimizer: float
     gathered: float
+    frozen_reference: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.gathered
+        return self.weights + self.gradients + self.optimizer + self.gathered + self.frozen_reference
 
 
 def state_memory(

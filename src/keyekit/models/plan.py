@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ class Setting:
         parts: Placement of each part by name, instead of ``sharding``; a part without one takes that of ``decoder``.
         sequence_ranks: Ranks that share one pack, each with some of its tokens.
         expert_ranks: Ranks that share one copy of the experts.
+        frozen_reference: Whether a frozen copy of the network is kept beside it.
     """
 
     devices: int = 1
@@ -53,6 +54,7 @@ class Setting:
     parts: Mapping[str, Placement] | None = None
     sequence_ranks: int = 1
     expert_ranks: int = 1
+    frozen_reference: bool = False
 
     def placement(self, part: str) -> Placement:
         """Placement of a part of the network; all of it lies as ``sharding`` says where there are no parts."""
@@ -169,6 +171,8 @@ def make_plan(
     """
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     state, host = _state(network, trainable, setting)
+    if setting.frozen_reference:
+        state = replace(state, frozen_reference=state.weights)
     notes = ()
     costs = None
     if isinstance(network, VisionLanguageModel):

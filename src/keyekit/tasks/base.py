@@ -72,6 +72,11 @@ class Task(lightning.LightningModule):
         self._without_values = False
         self._ahead: LookAhead | None = None
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a frozen copy of the network lies beside it in training."""
+        return False
+
     def setup(self, stage: str) -> None:
         """Load initial weights, once, and freeze; a checkpoint that is resumed overwrites the weights afterwards."""
         if not is_on_meta(self.network):  # such a network gets its weights once it is sharded
@@ -139,14 +144,22 @@ class Task(lightning.LightningModule):
         Raises:
             CheckpointError: If the network was built on meta and nothing gave it values.
         """
+        self.check_values()
+        scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        accumulates = scheduled or self.trainer.accumulate_grad_batches > 1
+        self._ahead = look_ahead(self.trainer, self.pack_count) if accumulates else None
+
+    def check_values(self) -> None:
+        """Refuse a network without values, before anything is learnt; for tasks whose training starts otherwise.
+
+        Raises:
+            CheckpointError: If the network was built on meta and nothing gave it values.
+        """
         if self._without_values and self.trainer.ckpt_path is None:
             raise CheckpointError(
                 "the network was built without memory (meta: true), and nothing gives it values: name a folder with weights "
                 "(model.init_from), resume from a checkpoint, or build it with memory (meta: false)"
             )
-        scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        accumulates = scheduled or self.trainer.accumulate_grad_batches > 1
-        self._ahead = look_ahead(self.trainer, self.pack_count) if accumulates else None
 
     def pack_count(self, pack: Any) -> int:
         """What a pack counts as in the mean over a step: its targets."""

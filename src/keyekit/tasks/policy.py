@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from keyekit.batch import Batch
 from keyekit.data.dataset import ConversationDataset
@@ -16,7 +17,9 @@ from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.objectives.policy.base import PolicyObjective, PolicyOutput
 from keyekit.objectives.policy.base import Rollouts as SampledAnswers
+from keyekit.objectives.policy.chunked_kl import chunked_kl
 from keyekit.objectives.policy.gspo import GSPO
+from keyekit.objectives.policy.reinforce import ReinforcePlusPlus
 from keyekit.objectives.token_log_probs import token_log_probs
 from keyekit.optim.groups import ParameterGroup
 from keyekit.optim.optimizers import Optimizer
@@ -30,6 +33,7 @@ from keyekit.rollout.hints import Hints
 from keyekit.rollout.ledger import disagreement
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
+from keyekit.rollout.referenced import ReferencedExperience, ReferencedLoader, with_token_advantages
 from keyekit.rollout.rounds import Rounds
 from keyekit.rollout.second_attempts import SecondAttempts
 from keyekit.rollout.shuffled import shuffled
@@ -150,6 +154,11 @@ class PolicyOptimization(LanguageModeling):
         self.seed = seed
         self._reference = FrozenReference()
 
+    @property
+    def keeps_reference(self) -> bool:
+        """See :class:`~keyekit.tasks.base.Task`."""
+        return self.policy.needs_reference
+
     def setup(self, stage: str) -> None:
         """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep a frozen copy where a divergence needs one.
 
@@ -157,9 +166,10 @@ class PolicyOptimization(LanguageModeling):
             ValueError: If there is a divergence from the reference but no ``init_from`` to take it from.
         """
         super().setup(stage)
-        if stage == "fit" and self.policy.kl_weight:
+        if stage == "fit" and self.keeps_reference:
             if self.init_from is None:
-                raise ValueError("kl_weight needs a reference: give the folder that training starts from as init_from")
+                name = "kl_weight" if self.policy.kl_weight else "reward_kl"
+                raise ValueError(f"{name} needs a reference: give the folder that training starts from as init_from")
             self._reference.copy(self.network)
 
     def configure_model(self) -> None:
@@ -194,7 +204,8 @@ class PolicyOptimization(LanguageModeling):
             hint=self.hints and partial(self.hints.prompt, encoder=prompts.encoder),
             second=self.reports and SecondAttempts(reports=self.reports, encoder=prompts.encoder, longest=longest),
         )
-        return RolloutLoader(
+        kind = partial(ReferencedLoader, look_through=self._with_token_advantages) if self._reward_kl else RolloutLoader
+        return kind(
             prompts,
             rounds,
             self.policy.normalisation,
@@ -226,7 +237,12 @@ class PolicyOptimization(LanguageModeling):
         return {"predictions": [Prediction(info=s, text=text) for s, text in zip(batch.samples, texts, strict=True)]}
 
     def on_train_start(self) -> None:
-        """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights."""
+        """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights.
+
+        Raises:
+            CheckpointError: If the network was built on meta and nothing gave it values.
+        """
+        self.check_values()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Responses are not divided among ranks."""
@@ -250,13 +266,19 @@ class PolicyOptimization(LanguageModeling):
         return loss
 
     def _policy_loss(self, batch: Experience, hidden: Tensor) -> PolicyOutput:
+        weight = self.network.decoder.lm_head.weight
+        # Entropies of logits that are there anyway; they have a backward pass only where the objective rewards them.
+        found = token_log_probs(hidden, weight, batch.labels, batch.num_targets, self.temperature, entropies=True)
+        exact = bool(self._reference) and self.policy.kl_weight != 0 and self.policy.kl_form == "full"
         answers = SampledAnswers(
-            log_probs=self._log_probs(batch, self.network, hidden),
+            log_probs=found.values,
             old_log_probs=batch.old_log_probs,
             advantages=batch.advantages,
             mask=batch.mask,
             segments=batch.segments,
-            reference_log_probs=self._reference.ask(batch, self._log_probs) if self._reference else None,
+            reference_log_probs=None if exact else self._reference_log_probs(batch),
+            reference_kl=self._exact_kl(batch, hidden) if exact else None,
+            entropies=found.entropies,
         )
         return self.policy(answers, self._step_count(batch.step_count))
 
@@ -264,14 +286,49 @@ class PolicyOptimization(LanguageModeling):
         weight = network.decoder.lm_head.weight
         return token_log_probs(hidden, weight, batch.labels, batch.num_targets, self.temperature).values
 
+    def _reference_log_probs(self, batch: Experience) -> Tensor | None:
+        if isinstance(batch, ReferencedExperience):
+            return batch.reference_log_probs
+        return self._reference.ask(batch, self._log_probs) if self._reference else None
+
+    def _exact_kl(self, batch: Experience, hidden: Tensor) -> Tensor:
+        """``[T]`` divergence from the reference over the whole vocabulary."""
+        known = self._reference.ask(batch, _kept_head)
+        weight = self.network.decoder.lm_head.weight
+        return chunked_kl(hidden, weight, *known, batch.labels, batch.num_targets, self.temperature)
+
+    @property
+    def _reward_kl(self) -> float:
+        return self.policy.reward_kl if isinstance(self.policy, ReinforcePlusPlus) else 0.0
+
+    def _with_token_advantages(self, packs: Sequence[Experience]) -> list[Experience]:
+        """The packs of a step once the reference has read them; every rank asks it as often."""
+        assert isinstance(self.policy, ReinforcePlusPlus)
+        with self.trainer.precision_plugin.train_step_context():
+            said = [self._reference.ask(pack.to(self.device), self._log_probs).cpu() for pack in packs]
+        return with_token_advantages(packs, said, self.policy, self._over_ranks)
+
     def _step_count(self, own: float) -> Tensor | float:
         """What the packs of all ranks count as, over their number: the mean of all packs' losses is the loss of the step."""
         packs = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.trainer.world_size == 1:
             return max(own, 1.0) / packs
-        total = torch.tensor(own, device=self.device)
+        return self._over_ranks(torch.tensor(own, device=self.device)).clamp(min=1.0) / packs
+
+    def _over_ranks(self, own: Tensor) -> Tensor:
+        """The sum of a number of every rank, where it was."""
+        if self.trainer.world_size == 1:
+            return own
+        total = own.to(self.device, copy=True)
         torch.distributed.all_reduce(total)
-        return total.clamp(min=1.0) / packs
+        return total.to(own.device)
+
+
+def _kept_head(batch: Batch, network: VisionLanguageModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and output layer of a reference, as the backward pass needs them."""
+    weight = network.decoder.lm_head.weight
+    # Ranks that share a reference give back what they gathered as soon as it has answered.
+    return hidden, weight.clone() if isinstance(network, FSDPModule) else weight
 
 
 def _stop(tokenizer: Any) -> list[int]:

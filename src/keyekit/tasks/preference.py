@@ -86,6 +86,11 @@ class PreferenceOptimization(LanguageModeling):
         pair = Preferences(chosen=one, rejected=one, chosen_lengths=one, rejected_lengths=one)
         self._count_of_pair = self.preference.count(pair)  # 2 where an objective is a mean over responses
 
+    @property
+    def keeps_reference(self) -> bool:
+        """See :class:`~keyekit.tasks.base.Task`."""
+        return self.preference.needs_reference and not self.reference_files
+
     def setup(self, stage: str) -> None:
         """See :class:`~keyekit.tasks.language_modeling.LanguageModeling`; and keep the reference, or read what it said.
 

@@ -34,6 +34,25 @@ def test_what_a_recipe_freezes_is_not_trained() -> None:
     assert made.trainable == made.used - tower.used
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "kept"),
+    [
+        ("rl/gspo", [], False),
+        ("rl/gspo", ["--model.objective.init_args.kl_weight=0.1"], True),
+        ("rl/gspo", ["--model.objective=ReinforcePlusPlus", "--model.objective.init_args.reward_kl=0.1"], True),
+        ("alignment/mpo", ["--model.reference_files=[written.jsonl]"], False),
+        ("alignment/mpo", ["--model.reference_files=null"], True),
+    ],
+)
+def test_a_frozen_reference_costs_the_weights_again(recipe, words, kept, capsys) -> None:
+    words = [str(ROOT / f"recipes/tiny/{recipe}.yaml"), *words]
+    state = plan(words).state
+    assert state.frozen_reference == (state.weights if kept else 0.0)
+    assert state.total == state.weights * (1 + kept) + state.gradients + state.optimizer + state.gathered
+    assert main(["plan", *words]) == 0
+    assert ("frozen reference" in capsys.readouterr().out) == kept
+
+
 def test_a_sharded_strategy_is_full_sharding() -> None:
     made = plan([str(ROOT / "recipes/quickstart.yaml"), "--trainer.strategy=fsdp", "--trainer.devices=4"])
     assert (made.setting.sharding, made.setting.devices) == ("full", 4)

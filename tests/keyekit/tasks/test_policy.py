@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 from keyekit.data.module import ConversationDataModule
+from keyekit.models.weights import save_weights
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.objectives.policy.base import PolicyObjective
 from keyekit.objectives.policy.grpo import GRPO
 from keyekit.objectives.policy.gspo import GSPO
+from keyekit.objectives.policy.reinforce import ReinforcePlusPlus
 from keyekit.optim.schedules import WarmupStableDecay
 from keyekit.rewards.base import AnswerReward, Example, RewardOutcome, example_sample
+from keyekit.rollout.experience import Experience
 from keyekit.rollout.precision import LowerPrecision
 from keyekit.tasks.policy import PolicyOptimization
 from keyekit.testing.tiny import tiny_record, tiny_vision_language_model
@@ -63,11 +67,18 @@ class Watch(lightning.Callback):
         self.rewards: list[float] = []
         self.vowels: list[float] = []
         self.disagreements: list[tuple[float, float]] = []
+        self.divergences: list[float] = []
+        self.entropies: list[float] = []
+        self.packs: list[Experience] = []
         self.cut = cut
         self.folder = folder
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.losses.append(outputs["loss"].item())
+        self.packs.append(batch)
+        self.entropies.append(trainer.callback_metrics["train/entropy"].item())
+        if "train/kl" in trainer.callback_metrics:
+            self.divergences.append(trainer.callback_metrics["train/kl"].item())
         if batch.selections is not None:
             logged = (trainer.callback_metrics[f"rollout/{name}_disagreement"] for name in ("router", "index"))
             self.disagreements.append(tuple(value.item() for value in logged))
@@ -79,15 +90,28 @@ class Watch(lightning.Callback):
             trainer.should_stop = True
 
 
-def fit(
-    questions, folder, reward, objective: PolicyObjective, steps: int, resume=None, cut=None, parts=None, **settings
-):
-    torch.manual_seed(0)
-    network = tiny_vision_language_model(**(parts or {}))
+def make_network(seed: int = 0, **parts):
+    torch.manual_seed(seed)
+    network = tiny_vision_language_model(**parts)
     network.decoder.embed_tokens = torch.nn.Embedding(300, 32)
     network.decoder.lm_head = torch.nn.Linear(32, 300, bias=False)
     torch.nn.init.normal_(network.decoder.lm_head.weight, std=0.02)
     network.decoder.vocab_size = 300
+    return network
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    """A folder with other weights than the network begins with."""
+    folder = tmp_path_factory.mktemp("start")
+    save_weights(make_network(seed=1), folder)
+    return str(folder)
+
+
+def fit(
+    questions, folder, reward, objective: PolicyObjective, steps: int, resume=None, cut=None, parts=None, **settings
+):
+    network = make_network(**(parts or {}))
     packs = settings.pop("packs", 1)
     settings = {"prompts_per_round": 4, "responses": 6, "max_new_tokens": 6, "learning_rate": 1e-2} | settings
     task = PolicyOptimization(network, reward, objective, schedule=WarmupStableDecay(1, 0.0), **settings)
@@ -144,9 +168,67 @@ def test_replay_makes_rollouts_in_bfloat16_and_training_choose_alike(questions, 
     assert (router, index) == (0.0, 0.0) if replay else min(router, index) > 0.001
 
 
-def test_rewards_dealt_to_other_prompts_are_asked_for_by_name(questions, tmp_path) -> None:
-    watch = fit(questions, tmp_path, Vowels(), GRPO(), steps=2, shuffle_rewards=True)
-    assert watch.losses != fit(questions, tmp_path, Vowels(), GRPO(), steps=2).losses
+def test_rewards_dealt_to_other_prompts_are_asked_for_by_name_and_teach_nothing(questions, tmp_path) -> None:
+    watch = fit(questions, tmp_path, Vowels(), GRPO(), steps=40, shuffle_rewards=True)
+    assert watch.losses[:2] != fit(questions, tmp_path, Vowels(), GRPO(), steps=2).losses
+    vowels = watch.vowels  # of all answers: to which they are dealt does not matter
+    assert (sum(vowels[-4:]) - sum(vowels[:4])) / 4 < 0.1
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [GRPO(kl_weight=0.1), GRPO(kl_weight=0.1, kl_form="full"), ReinforcePlusPlus(reward_kl=0.5)],
+    ids=["sampled", "whole vocabulary", "reward"],
+)
+def test_the_divergence_begins_at_nothing_and_is_that_of_an_uninterrupted_run(
+    questions, start, tmp_path, objective
+) -> None:
+    settings = {"steps_per_round": 2, "packs": 2, "init_from": start}
+    whole = fit(questions, tmp_path, Vowels(), objective, steps=4, **settings)
+    first = fit(questions, tmp_path, Vowels(), objective, steps=4, cut=3, **settings)
+    rest = fit(questions, tmp_path, Vowels(), objective, steps=4, resume=str(tmp_path / "cut.ckpt"), **settings)
+    assert whole.divergences[:2] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert min(whole.divergences[2:]) > 1e-4
+    assert all(0.0 < entropy < math.log(300) for entropy in whole.entropies)
+    assert first.losses + rest.losses == whole.losses
+    assert first.divergences + rest.divergences == whole.divergences
+
+
+def test_a_divergence_in_the_loss_holds_the_policy_back(questions, start, tmp_path) -> None:
+    settings = {"steps": 12, "init_from": start}
+    free = fit(questions, tmp_path, Vowels(), GRPO(kl_weight=1e-9), **settings)
+    for form in ("k3", "full"):
+        held = fit(questions, tmp_path, Vowels(), GRPO(kl_weight=2.0, kl_form=form), **settings)
+        assert held.divergences[-1] < free.divergences[-1]
+
+
+def test_an_entropy_bonus_keeps_the_policy_undecided(questions, tmp_path) -> None:
+    plain = fit(questions, tmp_path, Vowels(), GRPO(), steps=12)
+    undecided = fit(questions, tmp_path, Vowels(), GRPO(entropy_weight=1.0), steps=12)
+    assert undecided.entropies[0] == plain.entropies[0]
+    assert undecided.entropies[-1] > plain.entropies[-1]
+
+
+def test_a_divergence_in_the_reward_gives_each_token_its_advantage_over_the_packs_of_a_step(
+    questions, start, tmp_path
+) -> None:
+    settings = {"steps": 3, "packs": 2, "init_from": start}
+    plain = fit(questions, tmp_path, Vowels(), ReinforcePlusPlus(), **settings)
+    costly = fit(questions, tmp_path, Vowels(), ReinforcePlusPlus(reward_kl=0.5), **settings)
+    assert max(_spread_within(pack) for pack in plain.packs) == 0.0
+    assert max(_spread_within(pack) for pack in costly.packs[:2]) < 1e-3  # the policy is still its reference
+    assert max(_spread_within(pack) for pack in costly.packs[2:]) > 0.01
+    for step in range(3):
+        advantages = torch.cat([pack.advantages[pack.mask] for pack in costly.packs[2 * step : 2 * step + 2]])
+        assert advantages.mean().item() == pytest.approx(0.0, abs=1e-5)
+        assert advantages.std().item() == pytest.approx(1.0, abs=1e-4)
+    assert costly.losses[2:] != plain.losses[2:]
+
+
+def _spread_within(pack: Experience) -> float:
+    """Largest difference between advantages of the same answer."""
+    answers = [pack.advantages[one.start : one.stop][pack.mask[one.start : one.stop]] for one in pack.samples]
+    return max(((one.max() - one.min()).item() for one in answers if len(one)), default=0.0)
 
 
 def test_what_cannot_work_is_refused(questions, tmp_path) -> None:
@@ -154,3 +236,5 @@ def test_what_cannot_work_is_refused(questions, tmp_path) -> None:
         PolicyOptimization(tiny_vision_language_model(), Vowels(), temperature=0.0)
     with pytest.raises(ValueError, match="kl_weight needs a reference"):
         fit(questions, tmp_path, Vowels(), GRPO(kl_weight=0.1), steps=1)
+    with pytest.raises(ValueError, match="reward_kl needs a reference"):
+        fit(questions, tmp_path, Vowels(), ReinforcePlusPlus(reward_kl=0.1), steps=1)

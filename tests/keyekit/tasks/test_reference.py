@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 STEPS = 3
 PARTS = {"feed_forward": partial(MixtureOfExperts, num_experts=4, active_experts=2, expert_dim=24)}
 SPARSE = {**PARTS, "attention": partial(DSA, topk=6, num_indexer_heads=2, indexer_head_dim=16)}
-KINDS = ("policy", "preference")
+KINDS = ("policy", "whole vocabulary", "preference")
 
 
 def strategies() -> dict[str, Any]:
@@ -89,6 +89,8 @@ def a_task(kind: str, weights: Path, network: Any, rate: float = 3e-3) -> Any:
     options = {"learning_rate": rate, "schedule": WarmupStableDecay(1, 0.0), "init_from": str(weights)}
     if kind == "policy":
         return PolicyOptimization(network, None, GRPO(kl_weight=2.0), **options)
+    if kind == "whole vocabulary":
+        return PolicyOptimization(network, None, GRPO(kl_weight=2.0, kl_form="full"), **options)
     return PreferenceOptimization(network, DPO(), **options)
 
 
@@ -213,6 +215,8 @@ def in_two(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
     used = a_network()
     a_trainer(world_size, Sharded(), steps=1).fit(LanguageModeling(used, learning_rate=0.0), Packs())
     found["divided"] = tried(lambda: fit(a_task("policy", folder / "weights", used), world_size, Sharded()))
+    without = PolicyOptimization(a_network(meta=True), None, GRPO())
+    found["without values"] = tried(lambda: fit(without, world_size, Sharded(meta=True)))
     return found
 
 
@@ -264,6 +268,10 @@ def test_a_network_that_ranks_have_divided_is_refused(ranks) -> None:
     assert all("build a new one" in result["divided"] for result in ranks.results)
 
 
+def test_a_policy_without_values_is_refused(ranks) -> None:
+    assert all("nothing gives it values" in result["without values"] for result in ranks.results)
+
+
 def test_there_is_none_until_it_is_copied() -> None:
     reference = FrozenReference()
     assert not reference
@@ -292,7 +300,7 @@ def test_it_is_loaded_from_the_folder_whatever_the_network_has_become(tmp_path) 
 def test_it_has_the_precision_of_the_network(tmp_path, kind) -> None:
     save_weights(a_network(), tmp_path)
     task, watch = a_task(kind, tmp_path, a_network().float(), rate=0.0), Watch()
-    packs = Experiences() if kind == "policy" else Packs()
+    packs = Experiences() if isinstance(task, PolicyOptimization) else Packs()
     a_trainer(1, "auto", steps=1, callbacks=[watch], precision="bf16-true").fit(task, packs)
     assert {parameter.dtype for parameter in task._reference.network.parameters()} == {torch.bfloat16}
     assert max(map(abs, watch.divergences)) < 1e-6  # training and evaluation round otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,17 +118,25 @@ def returns_to_go(rewards: Tensor, penalties: Tensor, mask: Tensor, segments: Se
     return torch.where(mask, rewards[ids] - remaining.to(rewards.dtype), 0)
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-6) -> Tensor:
+def whiten(
+    values: Tensor, mask: Tensor, epsilon: float = 1e-6, add_up: Callable[[Tensor], Tensor] = lambda own: own
+) -> Tensor:
     """Shift and scale the masked values of a batch to mean 0 and standard deviation 1; the others become 0.
+
+    Args:
+        values: Of any shape.
+        mask: Bool, of the same shape.
+        epsilon: Added to the standard deviation.
+        add_up: Adds a number of this rank's to those of the others, if the batch lies on several.
 
     Example:
         >>> whiten(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
         tensor([-0.7071,  0.7071,  0.0000])
     """
-    counts = mask.sum()
-    mean = torch.where(mask, values, 0).sum() / counts.clamp(min=1)
+    counts = add_up(mask.sum())
+    mean = add_up(torch.where(mask, values, 0).sum()) / counts.clamp(min=1)
     centred = torch.where(mask, values - mean, 0)
-    return centred / ((centred.square().sum() / (counts - 1).clamp(min=1)).sqrt() + epsilon)
+    return centred / ((add_up(centred.square().sum()) / (counts - 1).clamp(min=1)).sqrt() + epsilon)
 
 
 class _Groups:

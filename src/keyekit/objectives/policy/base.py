@@ -27,7 +27,8 @@ class Rollouts:
         mask: ``[T]`` bool, true for tokens that the policy chose itself; not for prompts, observations of tools and the tail.
         segments: One segment per answer with its prompt; others, such as the tail, have no masked token.
         reference_log_probs: ``[T]`` under the frozen reference, for an estimated divergence.
-        reference_kl: ``[T]`` exact divergence from the reference, with its gradient, for the form ``full``.
+        reference_kl: ``[T]`` exact divergence from the reference, with its gradient, for the form ``full``; see
+            :func:`~keyekit.objectives.policy.chunked_kl.chunked_kl`.
         entropies: ``[T]`` entropy of each prediction, for the meter or a bonus.
 
     Raises:
@@ -148,6 +149,11 @@ class PolicyObjective(nn.Module, ABC):
         self.kl_form: KLForm = kl_form
         self.entropy_weight = entropy_weight
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares the policy with a reference."""
+        return self.kl_weight != 0
+
     @abstractmethod
     def terms(self, log_probs: Tensor, log_ratios: Tensor, advantages: Tensor, rollouts: Rollouts) -> PolicyTerms:
         """What each token costs.
@@ -205,7 +211,8 @@ class PolicyObjective(nn.Module, ABC):
             meters["kl"] = _mean(divergence, rollouts.mask)
         if rollouts.entropies is not None:
             entropies = torch.where(rollouts.mask, rollouts.entropies, 0)
-            losses = losses - self.entropy_weight * entropies
+            if self.entropy_weight:  # otherwise there is no gradient, which would cost a pass over all logits
+                losses = losses - self.entropy_weight * entropies
             meters["entropy"] = _mean(entropies, rollouts.mask)
         elif self.entropy_weight:
             raise ValueError(

@@ -54,7 +54,7 @@ def full_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """``KL(policy || reference)`` summed over the vocabulary, with the exact gradient.
 
     For hidden states, whose logits must not be held whole, take
-    :class:`~keyekit.objectives.distillation.matching.ReverseKL` instead.
+    :func:`~keyekit.objectives.policy.chunked_kl.chunked_kl` instead.
 
     Args:
         logits: ``[T, V]`` of the policy.

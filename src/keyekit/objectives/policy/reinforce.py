@@ -58,14 +58,14 @@ class ReinforcePlusPlus(PolicyObjective):
     """Clipped ratios token by token, advantages normalised over the whole batch (arXiv:2501.03262).
 
     The deviation of a small group is noise; that of the batch is not. With several answers a prompt ``baseline="mean"`` takes
-    the mean of the group off first (REINFORCE++-baseline). The divergence from the reference belongs into the reward: see
-    :meth:`token_advantages`.
+    the mean of the group off first (REINFORCE++-baseline). The divergence from the reference belongs into the reward: with
+    ``reward_kl`` :meth:`advantages` only takes the baseline off, and :meth:`token_advantages` does the rest.
 
     Args:
         clip_low: How far below 1 a ratio may fall.
         clip_high: How far above 1 it may rise.
         baseline: ``batch`` needs one answer a prompt, ``mean`` several.
-        reward_kl: What each token's divergence (k1) costs in the reward.
+        reward_kl: What each token's divergence (k1) costs in the reward, in its units; 0 needs no reference.
         kl_weight: Factor on a divergence in the loss.
         kl_form: How that is taken; see :mod:`keyekit.objectives.policy.kl`.
         entropy_weight: Factor on an entropy bonus.
@@ -93,9 +93,14 @@ class ReinforcePlusPlus(PolicyObjective):
         self.baseline: Literal["batch", "mean"] = baseline
         self.reward_kl = reward_kl
 
+    @property
+    def needs_reference(self) -> bool:
+        """See :class:`~keyekit.objectives.policy.base.PolicyObjective`."""
+        return super().needs_reference or self.reward_kl != 0
+
     def advantages(self, rewards: Tensor, groups: Tensor) -> Advantages:
-        """Rewards less the baseline, over their deviation in the whole batch."""
-        return group_advantages(rewards, groups, baseline=self.baseline, scale="batch")
+        """Rewards less the baseline, over their deviation in the whole batch; undivided where a divergence is still to cost."""
+        return group_advantages(rewards, groups, baseline=self.baseline, scale="none" if self.reward_kl else "batch")
 
     def token_advantages(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
         """Advantages of tokens when their divergence costs reward: ``reward - sum of reward_kl * k1`` from each on, whitened.
@@ -105,17 +110,22 @@ class ReinforcePlusPlus(PolicyObjective):
             rollouts: With reference log-probabilities; its own advantages are not looked at.
 
         Returns:
-            ``[T]``, 0 outside the mask.
+            ``[T]``, 0 outside the mask. Of a step in several packs :func:`~keyekit.objectives.policy.advantages.whiten` all
+            :meth:`token_returns` together.
 
         Raises:
             ValueError: If there is no reference.
         """
+        return whiten(self.token_returns(rewards, rollouts), rollouts.mask)
+
+    def token_returns(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """What :meth:`token_advantages` whitens."""
         if rollouts.reference_log_probs is None:
             raise ValueError(
                 "token_advantages needs Rollouts.reference_log_probs: without a reference take advantages()"
             )
         costs = self.reward_kl * kl_estimate(rollouts.old_log_probs, rollouts.reference_log_probs, "k1")
-        return whiten(returns_to_go(rewards, costs, rollouts.mask, rollouts.segments), rollouts.mask)
+        return returns_to_go(rewards, costs, rollouts.mask, rollouts.segments)
 
     def terms(self, log_probs: Tensor, log_ratios: Tensor, advantages: Tensor, rollouts: Rollouts) -> PolicyTerms:
         """See :class:`~keyekit.objectives.policy.base.PolicyObjective`."""

@@ -107,3 +107,13 @@ def test_a_whole_batch_is_whitened() -> None:
         found, torch.tensor([-2 / deviation, -1 / deviation, 3 / deviation, 0.0], dtype=torch.float64)
     )
     assert not whiten(values, torch.zeros(4, dtype=torch.bool)).any()
+
+
+def test_a_batch_on_several_ranks_is_whitened_as_one() -> None:
+    torch.manual_seed(0)
+    values, mask = torch.randn(12, dtype=torch.float64), torch.rand(12) > 0.3
+    known = values[mask]
+    for part in (slice(0, 5), slice(5, 12)):
+        sums = iter([mask.sum(), known.sum(), (known - known.mean()).square().sum()])
+        found = whiten(values[part], mask[part], add_up=lambda own, sums=sums: next(sums))
+        torch.testing.assert_close(found, whiten(values, mask)[part])

@@ -117,6 +117,12 @@ def test_an_exact_divergence_is_taken_as_given(rollouts) -> None:
     torch.testing.assert_close(gradient, 0.5 / 8 * rollouts.mask.double())
 
 
+def test_entropies_that_are_only_measured_have_no_gradient(rollouts) -> None:
+    output = GRPO()(rollouts)
+    assert "entropy" in output.meters
+    assert torch.autograd.grad(output.loss, rollouts.entropies, allow_unused=True) == (None,)
+
+
 def test_what_is_missing_is_named(rollouts) -> None:
     rollouts.reference_log_probs = rollouts.entropies = None
     with pytest.raises(ValueError, match=r"kl_weight=0\.1 in the form 'k3' needs Rollouts\.reference_log_probs"):

@@ -38,6 +38,15 @@ def test_its_advantages_are_normalised_over_the_batch() -> None:
     torch.testing.assert_close(found, centred / (centred.std() + 1e-6))
 
 
+def test_a_divergence_in_the_reward_leaves_the_deviation_to_whitening() -> None:
+    rewards, groups = torch.tensor([1.0, 0.0, 5.0, 2.0], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    found = ReinforcePlusPlus(baseline="mean", reward_kl=0.3).advantages(rewards, groups).values
+    assert found.tolist() == [0.5, -0.5, 1.5, -1.5]
+    assert ReinforcePlusPlus(reward_kl=0.3).advantages(rewards, groups).values.tolist() == [-1.0, -2.0, 3.0, 0.0]
+    needs = [ReinforcePlusPlus(**settings).needs_reference for settings in ({}, {"reward_kl": 0.3}, {"kl_weight": 0.1})]
+    assert needs == [False, True, True]
+
+
 def test_a_divergence_in_the_reward_reaches_the_tokens_before_it(rollouts, answers) -> None:
     rewards = torch.tensor([1.0, 0.0, 9.0, 2.0, 9.0], dtype=torch.float64)
     returns = torch.zeros(16, dtype=torch.float64)
