@@ -24,15 +24,20 @@ HEAD = """\
 | --- | --- |
 | `quickstart.yaml`, `quickstart/` | the first run: `keyekit quickstart` |
 | `tiny/` | models that learn on a laptop: one task each |
-| `tiny/keye_vl_8b.yaml`, `tiny/keye_vl_8b_post.yaml`, `tiny/keye_vl_2.yaml` | whole pipelines |
-| `tiny/alignment/`, `tiny/rl/`, `tiny/mopd.yaml` | single steps of post-training |
+| `tiny/keye_vl_8b.yaml`, `tiny/keye_vl_2_pretrain.yaml` | pipelines of pre-training |
+| `tiny/keye_vl_8b_post.yaml`, `tiny/keye_vl_1_5_post.yaml`, `tiny/keye_vl_2.yaml` | pipelines that go on to post-training |
+| `tiny/alignment.yaml`, `tiny/mopd.yaml` | pipelines of one idea: pairs of a model's own answers, several teachers |
+| `tiny/alignment/`, `tiny/rl/`, `tiny/tools/`, `tiny/modes.yaml` | single steps of post-training |
 | `keye_vl_8b/`, `keye_vl_1_5_8b/`, `keye_vl_2_30b_a3b/` | full size: stages, joined by `pretrain.yaml` and `post_train.yaml` |
 | `ablations/` | one part swapped |
 | `mixtures/` | several sources in changing portions |
 | `_base/` | pieces that others inherit |
 
-`keyekit fit recipes/NAME.yaml` runs one, `keyekit pipeline recipes/NAME.yaml` a pipeline; `keyekit expand recipes/NAME.yaml`
-prints what it inherits, `keyekit plan recipes/NAME.yaml` what it costs.
+`keyekit fit recipes/NAME.yaml` runs one, `keyekit pipeline recipes/NAME.yaml` a pipeline, `keyekit align recipes/NAME.yaml`
+what is called `pairs`, `rft` or `heldout`; `keyekit expand recipes/NAME.yaml` prints what it inherits, `keyekit plan
+recipes/NAME.yaml` what it costs. Recipes that start from another one say so in their first lines; a pipeline names the folders
+itself. How to write one: [Write a recipe](../docs/how-to/write-a-recipe.md); what the stages after pre-training do:
+[Train on preferences and rewards](../docs/how-to/post-train.md).
 
 ## Full size
 
