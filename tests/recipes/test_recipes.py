@@ -22,13 +22,15 @@ TINY = [path for path in RECIPES if path.parent.name == "tiny" and not path.stem
 """Those of one task; test_dsa_recipes.py runs the stages of sparse attention one after the other, test_modes.py the modes."""
 STAGES = {
     stage.recipe.resolve()
-    for name in ("keye_vl_8b", "keye_vl_2_pretrain")
+    for name in ("keye_vl_8b_post", "keye_vl_1_5_post", "keye_vl_2", "mopd")
     for stage in read_pipeline(ROOT / f"recipes/tiny/{name}.yaml").stages.values()
     if stage.recipe is not None and stage.name not in ("anneal_b", "anneal_c")
 }
-"""Those that test_pretraining_recipes.py runs."""
+"""Those that test_pretraining_recipes.py and test_post_training_steps.py run."""
+ALONE = [ROOT / f"recipes/tiny/{name}.yaml" for name in ("alignment/rl", "tools/second_look")]
+"""Those that test_post_training_steps.py runs, though no pipeline has them."""
 DSA = [ROOT / f"recipes/tiny/dsa_{stage}.yaml" for stage in ("dense", "warmup", "sparse")]
-UNTRIED = [path for path in RECIPES if path not in (*TINY, *DSA) and path.resolve() not in STAGES]
+UNTRIED = [path for path in RECIPES if path not in (*TINY, *DSA, *ALONE) and path.resolve() not in STAGES]
 """Those that no test runs; a parser takes a second and more for each."""
 
 

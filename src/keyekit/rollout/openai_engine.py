@@ -5,29 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from keyekit.data.encode import EncodedSample
+from keyekit.data.frames_file import MediaShape
 from keyekit.data.sample import ContentItem, Message
+from keyekit.data.template import TimeAxis, TimestampedFrames
 from keyekit.models.pretrained import CONFIG, continued_config
 from keyekit.models.weights.network import is_sharded
 from keyekit.models.weights.save import save_weights
 from keyekit.rewards.json_client import JsonClient
-from keyekit.rewards.judging import LostSamples
+from keyekit.rewards.lost_samples import LostSamples
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
-from keyekit.rollout.server_protocols import Asked, OpenAIProtocol, PromptDiffers, SGLangProtocol, Spoken
+from keyekit.rollout.server_protocols import Asked, OpenAIProtocol, PromptDiffers, SGLangProtocol, Spoken, data_url
 from keyekit.rollout.trajectory import Prompt, Trajectory
 
 __all__ = ["OpenAIEngine", "WeightsNotTaken"]
 
 _log = logging.getLogger(__name__)
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _PROTOCOLS = {"openai": OpenAIProtocol, "sglang": SGLangProtocol}
+_PLACED = (
+    "its time is told by positions, which no reply shows: set time_axis to true if the servers place frames on the time axis "
+    "as the policy does (vLLM as it is does not)"
+)
 
 
 class WeightsNotTaken(RuntimeError):
@@ -43,7 +54,14 @@ class OpenAIEngine(RolloutEngine):
     that fail are tried again with growing pauses; a response that is lost in the end is missing in its group, and when too many
     are lost the run stops.
 
-    Start the server from the folder of ``init_from``, on a machine that sees ``weights`` under the same path.
+    Videos go out over OpenAI's protocol as the frames that the policy sees, with their times, in the form in which vLLM takes
+    Keye-VL's; one video a prompt is what it allows. Frames after their times as text
+    (:class:`~keyekit.data.template.TimestampedFrames`) are checked with the tokens. Where time is an axis of the positions
+    (:class:`~keyekit.data.template.TimeAxis`) tokens do not show it: ``time_axis`` has to say that the servers do as the
+    policy. SGLang takes a video apart by itself, so it is sent none, nor is any server frames of two sizes.
+
+    Start the server from the folder of ``init_from``, on a machine that sees ``weights`` under the same path. Rank 0 has them
+    read new weights; where ``urls`` name the own machine alone, the first process of every machine speaks to its own.
 
     Args:
         spec: The model and how it is asked.
@@ -64,6 +82,8 @@ class OpenAIEngine(RolloutEngine):
         pause: Seconds before the second try.
         concurrency: Requests under way at a time; servers batch them.
         max_lost_share: Largest share of lost responses among the last 256.
+        time_axis: Whether the servers place the frames of a video on the time axis of the positions, at the rate they are told.
+            Keye patched its vLLM for video (8B sheet 6); vLLM as it is puts frames one behind the other (8B sheet 2.3).
 
     Raises:
         ValueError: If choices are to be recorded, which no server tells, or the server's log-probabilities cannot be those of
@@ -88,6 +108,7 @@ class OpenAIEngine(RolloutEngine):
         pause: float = 1.0,
         concurrency: int = 64,
         max_lost_share: float = 0.05,
+        time_axis: bool = False,
     ) -> None:
         super().__init__(spec)
         if spec.record:
@@ -119,6 +140,7 @@ class OpenAIEngine(RolloutEngine):
         self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self.experts: Literal["fused", "separate"] | None = experts
         self.lost = LostSamples(max_lost_share, what="a response")
+        self.time_axis = time_axis
         self._served: list[tuple[float, float]] | None = None
 
     def prepare(self) -> None:
@@ -135,12 +157,18 @@ class OpenAIEngine(RolloutEngine):
         first = not dist.is_initialized() or dist.get_rank() == 0
         if first or is_sharded(self.spec.network):
             save_weights(self.spec.network, self.weights, dtype=self.dtype, experts=self.experts)
-        problems: list[str | None] = [self._reloaded() if first else None]
-        if _several_ranks():
-            dist.broadcast_object_list(problems, src=0)
-        if problems[0] is not None:
-            raise WeightsNotTaken(problems[0])
+        if first:
+            _describe(self.spec, Path(self.weights))
+        _of_all_ranks(None)  # whoever has servers told now finds the weights whole
+        problems = _of_all_ranks(self._reloaded() if first or self._has_its_own() else None)
+        for problem in filter(None, problems):
+            raise WeightsNotTaken(problem)
         self._served = present
+
+    def _has_its_own(self) -> bool:
+        """Whether this is the first process of a machine with servers of its own."""
+        hosts = {urlsplit(server.urls[0]).hostname for server in self.servers}
+        return hosts <= _LOOPBACK and os.environ.get("LOCAL_RANK", "0") == "0"
 
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`RolloutEngine`; a response that was lost is missing.
@@ -150,7 +178,7 @@ class OpenAIEngine(RolloutEngine):
             PromptDiffers: If a server reads a prompt otherwise than the policy.
             JudgeUnavailable: If too many responses are lost.
             EndpointRefused: If a server refuses what it is asked.
-            ValueError: If a prompt has a video: the protocols have no frames with times.
+            ValueError: If a prompt has a video that no server can be sent; see :meth:`check`.
         """
         if responses < 1:
             raise ValueError(f"responses={responses}: a prompt needs at least one")
@@ -163,7 +191,12 @@ class OpenAIEngine(RolloutEngine):
         asked = [
             self._asked(prompt, f"{seed}/{prompt.name}/{number}") for prompt in prompts for number in range(responses)
         ]
-        spoken = self.client.post([self.protocol.request(each) for each in asked], self.protocol.read)
+        videos = [_addresses(prompt) for prompt in prompts]  # written once, not for every response
+        requests = [
+            self._request(prompts[place // responses], each, videos[place // responses])
+            for place, each in enumerate(asked)
+        ]
+        spoken = self.client.post(requests, self.protocol.read)
         groups: list[list[Trajectory]] = [[] for _ in prompts]
         for place, (each, response) in enumerate(zip(asked, spoken, strict=True)):
             prompt = prompts[place // responses]
@@ -173,9 +206,53 @@ class OpenAIEngine(RolloutEngine):
                 groups[place // responses].append(self._trajectory(prompt, response))
         return groups
 
+    def check(self, encoded: EncodedSample) -> None:
+        """Refuse a prompt that no server can be sent as the policy sees it.
+
+        Raises:
+            ValueError: If it has a video, and the protocol, the layout of videos or the frames do not allow to send it.
+        """
+        for problem in map(self._problem, filter(_is_video, encoded.media)):
+            if problem:
+                where = f"{encoded.sample.id} has a video that cannot be sent as it is seen"
+                raise ValueError(f"{where}: {problem}, or use NativeEngine")
+
+    def _problem(self, video: MediaShape) -> str:
+        """Why a video cannot be sent; empty if it can."""
+        layout = None if self.spec.encoder is None else self.spec.encoder.template.video_layout
+        if not isinstance(self.protocol, OpenAIProtocol):
+            return "SGLang takes videos apart by itself: set protocol to openai"
+        if video.fast:
+            return "servers are sent frames of one size, and some are small: take a frame_sampler without fast frames"
+        if isinstance(layout, TimestampedFrames):
+            return ""
+        if not isinstance(layout, TimeAxis) or not video.fps:
+            return f"servers know no form for {type(layout).__name__} at {video.fps:g} frames a second: take another layout"
+        return "" if self.time_axis else _PLACED
+
+    def _request(self, prompt: Prompt, asked: Asked, videos: Sequence[str | None]) -> tuple[str, dict[str, Any]]:
+        """Path and body; where the protocol wrote the first frame of a video, all of them stand."""
+        path, body = self.protocol.request(asked)
+        if not any(videos):
+            return path, body
+        parts = [part for turn in body["messages"] for part in turn["content"] if part["type"] == "image_url"]
+        for part, address in zip(parts, videos, strict=True):
+            if address is not None:
+                part.clear()
+                part.update({"type": "video_url", "video_url": {"url": address}})
+        times = self._times([shape for shape in prompt.encoded.media if _is_video(shape)])
+        return path, {**body, "mm_processor_kwargs": {**times, **body.get("mm_processor_kwargs", {})}}
+
+    def _times(self, videos: Sequence[MediaShape]) -> dict[str, Any]:
+        """What tells a server the times of frames: Keye-VL-8B's processor takes a rate, that of 1.5 seconds."""
+        assert self.spec.encoder is not None
+        if isinstance(self.spec.encoder.template.video_layout, TimeAxis):
+            return {"fps": [shape.fps for shape in videos]}
+        timed = all(shape.timestamps for shape in videos)
+        return {"timestamps": [list(shape.timestamps) for shape in videos]} if timed else {}
+
     def _asked(self, prompt: Prompt, name: str) -> Asked:
-        if any(shape.frames > 1 or shape.timestamps for shape in prompt.encoded.media):
-            raise ValueError(f"{prompt.name} has a video, which servers cannot be sent as it is seen: use NativeEngine")
+        self.check(prompt.encoded)
         messages = prompt.messages or ()
         if prompt.pictures and not messages:
             if self.spec.encoder is None:
@@ -227,7 +304,6 @@ class OpenAIEngine(RolloutEngine):
         """Tell every server to read the folder; returns what went wrong."""
         assert self.weights is not None
         folder = Path(self.weights).absolute()
-        _describe(self.spec, folder)
         calls = self.protocol.reload(str(folder)) if self.reload is None else _filled(self.reload, str(folder))
         for server in self.servers:
             for call in calls:
@@ -242,8 +318,39 @@ class OpenAIEngine(RolloutEngine):
         return None
 
 
+def _is_video(shape: MediaShape) -> bool:
+    """Whether a medium has several frames, or one with a time."""
+    return shape.frames > 1 or bool(shape.timestamps)
+
+
+def _addresses(prompt: Prompt) -> list[str | None]:
+    """For each medium of a prompt the address of its frames if it is a video."""
+    if not any(map(_is_video, prompt.encoded.media)):
+        return [None] * len(prompt.encoded.media)
+    media = zip(prompt.encoded.media, prompt.pictures, strict=True)
+    return [_frames_url(frames) if _is_video(shape) else None for shape, frames in media]
+
+
+def _frames_url(frames: np.ndarray) -> str:
+    """Frames, ``[N, H, W, 3]`` uint8, as the address of a video that is taken apart already.
+
+    vLLM reads ``video/jpeg`` as pictures with commas between them and leaves none of them out. It opens each by what it holds:
+    PNG, in which no pixel changes.
+    """
+    return "data:video/jpeg;base64," + ",".join(data_url(frame).partition("base64,")[2] for frame in frames)
+
+
 def _several_ranks() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _of_all_ranks(own: str | None) -> list[str | None]:
+    """What every rank says; all of them have to ask."""
+    if not _several_ranks():
+        return [own]
+    everyone: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
 
 
 def _taken(reply: Any) -> bool | None:
