@@ -1,7 +1,7 @@
 """Preference, policy and distillation losses against TRL's own code on the same log-probabilities.
 
 TRL keeps its losses inside trainers. They are called as plain functions with a stand-in for the trainer that holds just the
-settings which the loss reads, and a model that returns given log-probabilities. Needs the extra ``parity``.
+settings which the loss reads, and a model that returns given log-probabilities.
 """
 
 from collections import defaultdict
@@ -27,8 +27,6 @@ from keyekit.objectives.preference.kto import KTO
 from keyekit.objectives.preference.mpo import MPO
 from keyekit.objectives.preference.simpo import SimPO
 from keyekit.objectives.preference.supervised import SFT
-
-pytest.importorskip("trl", reason="needs the extra parity: pip install keyekit[parity]")
 
 PROMPT, LONGEST = 2, 5
 CHOSEN, REJECTED = (4, 4, 4), (2, 5, 1)

@@ -50,7 +50,7 @@ def arguments(stage: Stage, data: dict[str, Any], folders: dict[str, Path]) -> l
         return [str(stage.recipe), *words, "--data.batch_size=16", "--trainer.check_val_every_n_epoch=8"]
     if stage.name == "dsa_sparse":
         words.append("--model.learning_rate=3e-3")  # its own rate changes a trained model slowly
-        # Packs of one task: between tasks losses differ by more than they fall.
+    if stage.name.startswith("dsa_"):  # packs of one task: between tasks losses differ by more than they fall
         words.append('--data.train={"needle": 1}')
     if stage.parents:
         words.append(f"--model.init_from={folders[stage.parents[0]] / 'export'}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["REQUIRED_TOKENS", "SPECIAL_TOKENS", "SpecialTokens", "load_tokenizer", "train_tokenizer"]
+__all__ = ["REQUIRED_TOKENS", "SPECIAL_TOKENS", "SpecialTokens", "find_tokenizer", "load_tokenizer", "train_tokenizer"]
 
 # Keye-VL 8B sheet, section 1.8: ids 151643 to 151674 of the released tokenizer, in this order.
 _PREVIEW_TOKENS = (
@@ -73,6 +73,7 @@ _SPLIT_PATTERN = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _NUM_BYTES = 256
+_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")  # one of them says that a folder has a tokenizer
 # Role names of conversations; they stand in every sample but in no message, and should cost one token each.
 _ROLES = ("system\n", "user\n", "assistant\n")
 _ROLE_WEIGHT = 1000
@@ -206,13 +207,21 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         FileNotFoundError: If the folder does not exist or holds no tokenizer.
         ValueError: If the tokenizer lacks a token of :data:`REQUIRED_TOKENS`.
     """
+    tokenizer = find_tokenizer(folder)
+    if tokenizer is None:
+        state = "holds no tokenizer" if Path(folder).is_dir() else "is not a folder"
+        raise FileNotFoundError(
+            errno.ENOENT, f"{state}; expected a folder with one of {', '.join(_FILES)}", str(folder)
+        )
+    _check_required(tokenizer.get_vocab(), f"the tokenizer in {Path(folder)}")
+    return tokenizer
+
+
+def find_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder whatever tokens it has; ``None`` if there is none. Never downloads."""
     path = Path(folder)
-    names = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
-    if not any((path / name).is_file() for name in names):
-        state = "holds no tokenizer" if path.is_dir() else "is not a folder"
-        raise FileNotFoundError(errno.ENOENT, f"{state}; expected a folder with one of {', '.join(names)}", str(folder))
+    if not any((path / name).is_file() for name in _FILES):
+        return None
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    _check_required(tokenizer.get_vocab(), f"the tokenizer in {path}")
-    return tokenizer
+    return AutoTokenizer.from_pretrained(str(path), local_files_only=True)

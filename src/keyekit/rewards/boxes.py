@@ -74,7 +74,7 @@ class _Boxes(AnswerReward):
             raise ValueError(f"sample {sample.id}: the expected answer {sample.answer!r} holds no boxes, nor says '[]'")
         said = read_boxes(extract_answer(answer))
         if said is None:
-            return RewardOutcome(0.0, "unreadable: no boxes")
+            return RewardOutcome.cannot_read("no boxes")
         return self._compare(said, wanted)
 
     def _compare(self, said: list[Box], wanted: list[Box]) -> RewardOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from keyekit.data.sample import Sample
@@ -52,7 +53,7 @@ class ByTask(Reward):
     def _told(self, outcome: RewardOutcome, task: str) -> RewardOutcome:
         if outcome.dropped or not self.names:
             return outcome
-        return RewardOutcome(outcome.value, outcome.reason, {**outcome.parts, task: outcome.value})
+        return replace(outcome, parts={**outcome.parts, task: outcome.value})
 
     @classmethod
     def example(cls) -> Example:

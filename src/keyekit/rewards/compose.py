@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keyekit.data.sample import Sample
 from keyekit.rewards.base import Example, Reward, RewardOutcome
@@ -53,7 +54,7 @@ class WeightedSum(Reward):
         for name, outcome in zip(self.names, row, strict=True):
             parts |= _nested(name, outcome)
         value = sum(weight * outcome.value for weight, outcome in zip(self.weights, row, strict=True))
-        return RewardOutcome(value, reason, parts)
+        return RewardOutcome(value, reason, parts, unreadable=any(outcome.unreadable for outcome in row))
 
     @classmethod
     def example(cls) -> Example:
@@ -89,11 +90,11 @@ class Gate(Reward):
         if gate.dropped:
             return gate
         if reward is None:
-            return RewardOutcome(0.0, f"gate: {gate.reason}", _nested("gate", gate))
+            return RewardOutcome(0.0, f"gate: {gate.reason}", _nested("gate", gate), unreadable=gate.unreadable)
         if reward.dropped:
             return reward
         parts = {**_nested("gate", gate), **_nested("reward", reward)}
-        return RewardOutcome(gate.value * reward.value, reward.reason, parts)
+        return replace(reward, value=gate.value * reward.value, parts=parts)
 
     @classmethod
     def example(cls) -> Example:

@@ -12,7 +12,8 @@ from keyekit.metrics.extraction import extract_answer
 from keyekit.rewards.base import Example, Judgement, example_sample
 from keyekit.rewards.correction import FIRST_ANSWER
 from keyekit.rewards.endpoints import ChatModel
-from keyekit.rewards.judging import Judged, LostSamples, judge_prompt
+from keyekit.rewards.judging import Judged, judge_prompt
+from keyekit.rewards.lost_samples import LostSamples
 
 __all__ = ["ContextJudged", "MistakeReports", "SecondAttempt", "asked_again"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keyekit.data.sample import Sample
 from keyekit.rewards.base import Example, Reward, RewardOutcome, example_sample
@@ -50,7 +51,8 @@ class SelfCorrection(Reward):
             return first
         gain = last.value - first.value
         reason = "corrected" if gain > 0 else "spoilt" if gain < 0 else f"unchanged: {last.reason}"
-        return RewardOutcome(last.value + self.bonus * gain, reason, {**last.parts, "gain": gain})
+        value = last.value + self.bonus * gain
+        return replace(last, value=value, reason=reason, parts={**last.parts, "gain": gain})
 
     @classmethod
     def example(cls) -> Example:

@@ -30,7 +30,7 @@ class Counting(AnswerReward):
             raise ValueError(f"sample {sample.id}: the expected answer {expected!r} is no integer")
         found = {int(number) for number in _INTEGER.findall(extract_answer(answer))}
         if len(found) != 1:
-            return RewardOutcome(0.0, "unreadable: several integers" if found else "unreadable: no integer")
+            return RewardOutcome.cannot_read("several integers" if found else "no integer")
         return RewardOutcome(1.0, "right count") if found == {int(expected)} else RewardOutcome(0.0, "wrong count")
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyekit.data.responses import ResponseMode, parse_response
+from keyekit.data.responses import Response, ResponseMode, parse_response
 from keyekit.data.sample import Sample
 from keyekit.rewards.base import AnswerReward, Example, RewardOutcome, example_sample
 
@@ -32,7 +32,10 @@ class ResponseFormat(AnswerReward):
 
     def outcome(self, sample: Sample, answer: str) -> RewardOutcome:
         """See :class:`~keyekit.rewards.base.AnswerReward`."""
-        problem = self._problem(self._mode(sample), answer)
+        mode, response = self._mode(sample), parse_response(answer)
+        if response is None:
+            return RewardOutcome.cannot_read("no shape of a response")
+        problem = self._problem(mode, response)
         return RewardOutcome(0.0, problem) if problem else RewardOutcome(1.0, "well-formed")
 
     def _mode(self, sample: Sample) -> ResponseMode | None:
@@ -43,11 +46,8 @@ class ResponseFormat(AnswerReward):
             raise ValueError(f"sample {sample.id} does not say its mode: set meta['mode'], or name one mode for all")
         return ResponseMode.of(mode)
 
-    def _problem(self, mode: ResponseMode | None, answer: str) -> str:
+    def _problem(self, mode: ResponseMode | None, response: Response) -> str:
         """What is wrong with an answer; empty if nothing is."""
-        response = parse_response(answer)
-        if response is None:
-            return "no readable shape"
         pieces = (response.analysis or "", response.thought or "", response.answer)
         if any(tag in piece for piece in pieces for tag in _TAGS):
             return "tags out of place"

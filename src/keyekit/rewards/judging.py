@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Sequence
 
 from keyekit.data.sample import Sample
 from keyekit.metrics.extraction import extract_answer
 from keyekit.rewards.base import Example, Reward, RewardOutcome, example_sample
 from keyekit.rewards.endpoints import ChatModel
+from keyekit.rewards.lost_samples import LostSamples
 
-__all__ = ["CRITERIA", "JudgeUnavailable", "Judged", "LostSamples", "judge_prompt", "read_score"]
+__all__ = ["CRITERIA", "Judged", "judge_prompt", "read_score"]
 
 _SCORE = re.compile(r"score[^\w+\N{MINUS SIGN}-]{0,8}([-+\N{MINUS SIGN}]?\d+(?:\.\d+)?)(?!\s*/)", re.IGNORECASE)
 
@@ -46,48 +46,6 @@ CRITERIA: dict[str, tuple[str, tuple[float, ...]]] = {
 Outcome and consistency are Keye-VL's (8B sheet 5.5), outcome and process those of general RL (2.0 sheet 10.3), -1, 0 and 1 the
 spatial expert's (10.4), the seven aspects of captions those of Video RL (10.5). The words are ours: none are published.
 """
-
-
-class JudgeUnavailable(RuntimeError):
-    """A judge fails for so many answers that the run has to stop."""
-
-
-class LostSamples:
-    """Counts what a server was asked for and did not give, and stops the run when that is too much.
-
-    Args:
-        most: Largest share of losses among the last requests.
-        window: How many the last ones are.
-        patience: Nothing is decided before so many.
-        what: What is asked for, for the error.
-
-    Raises:
-        ValueError: If the share is not between 0 and 1, or the patience is larger than the window.
-    """
-
-    def __init__(self, most: float = 0.2, window: int = 256, patience: int = 32, what: str = "a score") -> None:
-        if not 0 <= most <= 1 or not 0 < patience <= window:
-            raise ValueError(f"need 0 <= most <= 1 and 0 < patience <= window, got {most}, {patience} and {window}")
-        self.most = most
-        self.patience = patience
-        self.what = what
-        self.total = 0
-        self._last: deque[bool] = deque(maxlen=window)
-
-    def count(self, lost: bool) -> None:
-        """Note one request.
-
-        Raises:
-            JudgeUnavailable: If too large a share of the last ones is lost.
-        """
-        self.total += lost
-        self._last.append(lost)
-        share = sum(self._last) / len(self._last)
-        if len(self._last) >= self.patience and share > self.most:
-            raise JudgeUnavailable(
-                f"the server gave {self.what} too seldom: nothing for {share:.0%} of the last {len(self._last)} requests, more "
-                f"than {self.most:.0%}; look at the server, or allow a larger max_lost_share"
-            )
 
 
 class Judged(Reward):

@@ -24,7 +24,7 @@ class ExactMatch(AnswerReward):
         """See :class:`~keyekit.rewards.base.AnswerReward`."""
         found, wanted = self._plain(extract_answer(answer)), self._plain(expected_answer(sample))
         if not found:
-            return RewardOutcome(0.0, "empty")
+            return RewardOutcome.cannot_read("empty")
         return RewardOutcome(1.0, "equal") if found == wanted else RewardOutcome(0.0, "different")
 
     def _plain(self, text: str) -> str:
@@ -60,7 +60,7 @@ class ChoiceMatch(AnswerReward):
             raise ValueError(f"sample {sample.id}: the expected answer {wanted!r} is none of {self.letters}")
         found = extract_choice(extract_answer(answer), self.letters)
         if found is None:
-            return RewardOutcome(0.0, "unreadable: no one option")
+            return RewardOutcome.cannot_read("no one option")
         return RewardOutcome(1.0, "right option") if found == wanted else RewardOutcome(0.0, "wrong option")
 
     @classmethod
@@ -95,7 +95,7 @@ class WordMatch(AnswerReward):
                 f"sample {sample.id}: the expected answer says {wanted or 'none'} of {self.words}, not one"
             )
         if len(found) != 1:
-            return RewardOutcome(0.0, "unreadable: several of the words" if found else "unreadable: none of the words")
+            return RewardOutcome.cannot_read("several of the words" if found else "none of the words")
         return RewardOutcome(1.0, "right word") if found == wanted else RewardOutcome(0.0, "wrong word")
 
     def _said(self, text: str) -> set[str]:

@@ -38,7 +38,7 @@ class OrderMatch(AnswerReward):
                 f"sample {sample.id}: the expected answer {sample.answer!r} is no order of different things"
             )
         if sorted(found) != sorted(wanted):
-            return RewardOutcome(0.0, "unreadable: not the same things")
+            return RewardOutcome.cannot_read("not the same things")
         if found == wanted:
             return RewardOutcome(1.0, "right order", {"pairs": 1.0})
         places = [wanted.index(thing) for thing in found]

@@ -100,7 +100,7 @@ class PassedTests(Reward):
 
     def _worth(self, results: list[str]) -> RewardOutcome:
         if not results:
-            return RewardOutcome(0.0, "unreadable: no code")
+            return RewardOutcome.cannot_read("no code")
         share = results.count("passed") / len(results)
         exceeded = any(result in _EXCEEDED.values() for result in results)
         value = (float(share == 1) if self.all_or_nothing else share) - self.limit_penalty * exceeded

@@ -23,7 +23,7 @@ class TemporalOverlap(AnswerReward):
         if wanted is None or wanted[0] >= wanted[1]:
             raise ValueError(f"sample {sample.id}: the expected answer {sample.answer!r} is no span of time")
         if found is None:
-            return RewardOutcome(0.0, "unreadable: no two times")
+            return RewardOutcome.cannot_read("no two times")
         if found[0] >= found[1]:
             return RewardOutcome(0.0, "ends before it begins")
         overlap = temporal_iou(found, wanted)

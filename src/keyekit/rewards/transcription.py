@@ -67,7 +67,7 @@ class Transcription(AnswerReward):
                 f"sample {sample.id}: the expected answer {sample.answer!r} holds neither letter nor digit"
             )
         if not found:
-            return RewardOutcome(0.0, "empty")
+            return RewardOutcome.cannot_read("empty")
         if found == wanted:
             return RewardOutcome(1.0, "equal", {"similarity": 1.0})
         similarity = 1 - edit_distance(found, wanted) / max(len(found), len(wanted))

@@ -58,5 +58,18 @@ class CollapseDetector:
         return first
 
     def collapsed(self, answer: Sequence[int]) -> bool:
-        """Whether it collapses; what an engine asks to end a response."""
+        """Whether it collapses anywhere."""
         return self.point(answer) >= 0
+
+    def __call__(self, answer: Sequence[int]) -> bool:
+        """Whether it repeats itself at its end; what an engine asks while a response goes on.
+
+        Takes microseconds however long the answer is: nothing but its last repetitions is looked at, and those of few blocks.
+        """
+        before = reversed(answer[-1 - self.longest_block : -1])
+        return any(token == answer[-1] and self._repeats(answer, block) for block, token in enumerate(before, 1))
+
+    def _repeats(self, answer: Sequence[int], block: int) -> bool:
+        """Whether the answer ends with enough repetitions of its last ``block`` tokens."""
+        wanted = max(self.tokens, self.repeats * block)
+        return answer[-wanted:] == answer[-wanted - block : -block]

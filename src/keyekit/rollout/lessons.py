@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from keyekit.batch import Batch
 from keyekit.data.loader import rank_and_world
 from keyekit.data.sample import Sample
 from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.models.weights.network import is_sharded
 from keyekit.objectives.distillation.topk import TopK, take_topk
 from keyekit.rewards.base import Judgement
 from keyekit.rollout.categories import TokenCategories
@@ -21,7 +23,8 @@ from keyekit.rollout.collapse import CollapseDetector
 from keyekit.rollout.engine import RolloutEngine
 from keyekit.rollout.experience import Experience, ScoredResponse, pack_responses
 from keyekit.rollout.loader import RolloutLoader
-from keyekit.rollout.rounds import Round
+from keyekit.rollout.meters import response_meters
+from keyekit.rollout.rounds import Round, RoundMaker
 from keyekit.rollout.teachers.base import Teacher, spread_rows, whose_rows
 from keyekit.rollout.trajectory import Prompt, Trajectory
 
@@ -70,7 +73,7 @@ class Lesson(Experience):
 
 
 @dataclass(slots=True, kw_only=True)
-class Lessons:
+class Lessons(RoundMaker):
     """Makes rounds: the student answers, its teachers read the answers.
 
     Args:
@@ -89,6 +92,9 @@ class Lessons:
         judge: Rewards answers for the log, given their samples and texts; nothing is learnt from it.
         decode: Turns tokens into text, for the judge.
         said: What teachers said about the answers of the round under way.
+
+    Raises:
+        TeachersFailed: By :meth:`make`, if more than ``max_dropped`` of the answers were read by no teacher.
     """
 
     engine: RolloutEngine
@@ -107,16 +113,11 @@ class Lessons:
     judge: Callable[[Sequence[Sample], Sequence[str]], Sequence[Judgement]] | None = None
     said: dict[_Name, Said] = field(default_factory=dict)
 
-    def make(self, draw: Iterator[Prompt], seed: int) -> Round:
-        """One round; see :class:`~keyekit.rollout.rounds.Rounds`.
-
-        Raises:
-            TeachersFailed: If more than ``max_dropped`` of the answers were read by no teacher.
-        """
-        asked = [prompt for _, prompt in zip(range(self.prompts), draw, strict=False)]
+    def _made(self, draw: Iterator[Prompt], seed: int) -> Round:
+        asked = self._drawn(draw, self.prompts)
         groups = self.engine.rollout(asked, self.responses, seed)
         flat = [trajectory for group in groups for trajectory in group]
-        meters = self._answer_meters(flat)
+        meters = self._answer_meters(flat, len(asked) * self.responses - len(flat))
         self.said = self._read(flat, meters)
         dropped = sum(_name(trajectory) not in self.said for trajectory in flat)
         meters["unread"] = dropped / max(len(flat), 1)
@@ -131,10 +132,10 @@ class Lessons:
     def _read(self, flat: Sequence[Trajectory], meters: dict[str, float]) -> dict[_Name, Said]:
         """What teachers say, pack by pack; answers that nobody read are missing."""
         said: dict[_Name, Said] = {}
-        for group in _side_by_side(flat, self.pack_tokens):
-            pack = pack_responses([ScoredResponse(one, 0.0, 0.0, {}) for one in group], self.patch_size, False)
-            plain = Batch(**{entry.name: getattr(pack, entry.name) for entry in fields(Batch)})
-            batch = plain.to(self.student.decoder.lm_head.weight.device)
+        packs = list(_side_by_side(flat, self.pack_tokens))
+        passes = self._passes(len(packs))
+        for group in packs:
+            batch = self._batch(group)
             scores = self.teacher.score(batch, self.topk, self._asked(batch) if self.asks else None)
             rows, whose = whose_rows(batch)
             words = scores.words.rows(rows)
@@ -144,7 +145,23 @@ class Lessons:
                     said[_name(one)] = Said(own.indices.cpu(), own.log_probs.float().cpu())
             for name, value in scores.meters.items():
                 meters[name] = meters.get(name, 0.0) + value * len(group) / len(flat)
+        for _ in range(passes - len(packs)):
+            self._asked(self._batch([]))
         return said
+
+    def _batch(self, group: Sequence[Trajectory]) -> Batch:
+        """A pack as a teacher and the student read it; of no answer it is padding."""
+        pack = pack_responses([ScoredResponse(one, 0.0, 0.0, {}) for one in group], self.patch_size, False)
+        plain = Batch(**{entry.name: getattr(pack, entry.name) for entry in fields(Batch)})
+        return plain.to(self.student.decoder.lm_head.weight.device)
+
+    def _passes(self, own: int) -> int:
+        """Forward passes of the student in this round; ranks that divide its weights take as many as any of them needs."""
+        if not (self.asks and dist.is_initialized() and is_sharded(self.student)):
+            return own
+        most = torch.tensor(own, device=self.student.decoder.lm_head.weight.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most)
 
     @torch.no_grad()
     def _asked(self, batch: Batch) -> Tensor:
@@ -159,18 +176,16 @@ class Lessons:
         own = take_topk(hidden[rows], self.student.decoder.lm_head.weight, self.topk)
         return spread_rows(own, rows, len(batch.tokens)).indices
 
-    def _answer_meters(self, flat: Sequence[Trajectory]) -> dict[str, float]:
-        count = max(len(flat), 1)
-        meters = {
-            "response_tokens": sum(len(one.tokens) for one in flat) / count,
-            "cut_off": sum(one.end == "length" for one in flat) / count,
-            "repetitive": sum(self.detector.collapsed(one.tokens) for one in flat) / count,
-        }
+    def _answer_meters(self, flat: Sequence[Trajectory], lost: int) -> dict[str, float]:
+        meters = response_meters(flat, lost)
+        meters["repetitive"] = sum(self.detector.collapsed(one.tokens) for one in flat) / max(len(flat), 1)
         if self.judge is not None and flat:
             texts = [self.decode(list(one.answer)) for one in flat]
             judged = self.judge([one.prompt.encoded.sample for one in flat], texts)
-            values = [float(one.value) for one in judged if one.value == one.value]
+            values = [float(one.value) for one in judged if isfinite(one.value)]
             meters["reward"] = sum(values) / max(len(values), 1)
+            meters["broken_rewards"] = 1 - len(values) / len(judged)
+            meters["unreadable"] = sum(one.unreadable for one in judged) / len(judged)
         return meters
 
 

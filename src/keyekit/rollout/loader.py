@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,13 @@ from keyekit.data.loader import StatefulLoader, rank_and_world
 from keyekit.objectives.sequences import Normalisation
 from keyekit.rewards.context_rl import asked_again
 from keyekit.rollout.experience import Experience, ScoredResponse, counted, pack_responses
-from keyekit.rollout.rounds import Rounds, divide
+from keyekit.rollout.rounds import RoundMaker, Rounds, divide, pack_length, packs_needed
 from keyekit.rollout.stored import restored, stored
 from keyekit.rollout.trajectory import Prompt
 
 __all__ = ["RolloutLoader"]
+
+_log = logging.getLogger(__name__)
 
 
 class RolloutLoader(StatefulLoader):
@@ -33,7 +36,8 @@ class RolloutLoader(StatefulLoader):
         normalisation: Of the objective; decides what the packs of a step count as.
         steps: Optimizer steps of a round.
         packs: Packs of a step on this rank: the trainer's ``accumulate_grad_batches``.
-        pack_tokens: Most tokens of a pack.
+        pack_tokens: Most tokens of a pack. Where the responses of a step do not fit its packs these are larger all the same,
+            about equally: how much is logged (``rollout/pack_tokens_over``), and the first time there is a warning.
         seed: Seed of the order of prompts and of the responses.
         recorded: Whether packs bring the choices of routers and indexers, which the engine has to record.
 
@@ -44,7 +48,7 @@ class RolloutLoader(StatefulLoader):
     def __init__(
         self,
         prompts: ConversationDataset,
-        rounds: Rounds,
+        rounds: RoundMaker,
         normalisation: Normalisation,
         steps: int = 1,
         packs: int = 1,
@@ -74,6 +78,7 @@ class RolloutLoader(StatefulLoader):
         self._made = 0  # rounds
         self._plan: list[list[list[ScoredResponse]]] | None = None
         self._meters: dict[str, float] = {}
+        self._told = False  # that packs are too large
 
     def __len__(self) -> int:
         rounds = len(self.prompts) // (self.rounds.prompts * rank_and_world()[1])
@@ -85,7 +90,8 @@ class RolloutLoader(StatefulLoader):
         if place == 0 or self._plan is None:
             made = self.rounds.make(self._draw(), self.seed + 1_000_003 * (self._made + 1))
             self._made += 1
-            self._plan, self._meters = divide(made.groups, self.steps, self.packs), made.meters
+            self._plan = divide(made.groups, self.steps, self.packs, self.pack_tokens)
+            self._meters = made.meters | {"pack_tokens_over": self._tokens_over(self._plan)}
         step, pack = divmod(place, self.packs)
         experience = self._packs(self._plan[step])[pack]
         experience.meters = self._meters if place == 0 else {}
@@ -135,13 +141,25 @@ class RolloutLoader(StatefulLoader):
 
     def _packs(self, step: list[list[ScoredResponse]]) -> list[Experience]:
         packs = [pack_responses(responses, self.patch_size, self.recorded) for responses in step]
-        longest = max(pack.tokens.shape[0] for pack in packs)
-        if longest > self.pack_tokens:
-            raise ValueError(
-                f"a pack of responses has {longest} tokens, pack_tokens={self.pack_tokens}: raise accumulate_grad_batches or "
-                "the steps of a round, so that a step has more packs, or ask for fewer or shorter responses"
-            )
         return counted(packs, self.normalisation)
+
+    def _tokens_over(self, plan: list[list[list[ScoredResponse]]]) -> float:
+        """Tokens of a round's largest pack beyond ``pack_tokens``; the first time it is told what to raise."""
+        largest = max(pack_length(pack) for step in plan for pack in step)
+        if largest > self.pack_tokens and not self._told:
+            self._told = True
+            longest = max(len(one.trajectory) for step in plan for pack in step for one in pack)
+            alone = longest > self.pack_tokens
+            _log.warning(
+                "a pack of responses has %d tokens, pack_tokens=%d: it is learnt from all the same, and takes memory for them. "
+                "Raise %s, or ask for fewer or shorter responses; rollout/pack_tokens_over says how it goes on",
+                largest,
+                self.pack_tokens,
+                f"pack_tokens to {longest}, what a single response has"
+                if alone
+                else f"trainer.accumulate_grad_batches from {self.packs} to {packs_needed(plan, self.pack_tokens)}",
+            )
+        return float(max(largest - self.pack_tokens, 0))
 
     def _restored(self, response: dict[str, Any]) -> ScoredResponse:
         again = response["again"]
@@ -153,7 +171,8 @@ class RolloutLoader(StatefulLoader):
         return restored(response, prompt)
 
     def _hinted(self, prompt: Prompt, level: int) -> Prompt:
-        hinted = None if self.rounds.hint is None else self.rounds.hint(prompt, level)
+        hint = self.rounds.hint if isinstance(self.rounds, Rounds) else None
+        hinted = None if hint is None else hint(prompt, level)
         if hinted is None:
             raise ValueError(
                 f"the round under way asked {prompt.name} with a hint that is not there any more: resume with the same hints"

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from keyekit.objectives.policy.groups import GroupChoice
+from keyekit.rewards.base import Judgement
 from keyekit.rollout.experience import ScoredResponse
-from keyekit.rollout.trajectory import Interjection
+from keyekit.rollout.trajectory import Interjection, Trajectory
 
-__all__ = ["Tally", "round_meters"]
+__all__ = ["Tally", "response_meters", "round_meters"]
 
 
 @dataclass(slots=True)
@@ -23,8 +24,10 @@ class Tally:
         groups: Groups of responses.
         flat: Groups whose rewards are all the same.
         alone: Groups with fewer than two sound rewards.
-        broken: Responses whose reward is no finite number.
+        rewarded: Responses that were rewarded, second attempts and those with hints included.
+        broken: Those of them whose reward is no finite number.
         lost: Responses that the engine was asked for and did not give.
+        unreadable: Responses that could not be read; without second attempts and hints, as those before.
         attempts: Rewards of second attempts.
         hard: Groups without a right answer, before hints.
         helped: Those that a hint brought one.
@@ -34,8 +37,10 @@ class Tally:
     groups: int = 0
     flat: int = 0
     alone: int = 0
+    rewarded: int = 0
     broken: int = 0
     lost: int = 0
+    unreadable: int = 0
     attempts: list[float] = field(default_factory=list)
     hard: int = 0
     helped: int = 0
@@ -45,8 +50,21 @@ class Tally:
         """Share of the groups that teach something."""
         return 1 - self.flat / max(self.groups, 1)
 
+    def answer(self, prompts: int, responses: int, judgements: Sequence[Judgement]) -> None:
+        """Count the answers of one call.
+
+        Args:
+            prompts: How many were asked.
+            responses: How many answers each was to get.
+            judgements: On every answer there is.
+        """
+        self.asked += prompts
+        self.lost += prompts * responses - len(judgements)
+        self.unreadable += sum(judgement.unreadable for judgement in judgements)
+
     def add(self, choice: GroupChoice) -> None:
         """Count the groups of one call."""
+        self.rewarded += len(choice.kept)
         self.groups += choice.num_groups
         self.flat += choice.num_flat
         self.alone += choice.num_alone
@@ -55,6 +73,21 @@ class Tally:
     def attempt(self, rewards: Sequence[float]) -> None:
         """Count second attempts."""
         self.attempts += rewards
+
+
+def response_meters(trajectories: Sequence[Trajectory], lost: int) -> dict[str, float]:
+    """What is logged of responses whatever they are for.
+
+    Args:
+        trajectories: Those there are.
+        lost: How many more the engine was asked for.
+    """
+    count = max(len(trajectories), 1)
+    meters = {
+        "response_tokens": sum(len(one.tokens) for one in trajectories) / count,
+        "cut_off": sum(one.end == "length" for one in trajectories) / count,
+    }
+    return meters | ({"lost_responses": lost / (len(trajectories) + lost)} if lost else {})
 
 
 def round_meters(responses: Sequence[ScoredResponse], tally: Tally) -> dict[str, float]:
@@ -66,17 +99,14 @@ def round_meters(responses: Sequence[ScoredResponse], tally: Tally) -> dict[str,
     """
     count = max(len(responses), 1)
     sound = [response for response in responses if isfinite(response.reward)]
-    meters = {
+    meters = response_meters([response.trajectory for response in responses], tally.lost) | {
         "reward": sum(response.reward for response in sound) / max(len(sound), 1),
-        "response_tokens": sum(len(response.trajectory.tokens) for response in responses) / count,
-        "cut_off": sum(response.trajectory.end == "length" for response in responses) / count,
         "repetitive": sum(response.trajectory.end == "repetition" for response in responses) / count,
         "flat_groups": tally.flat / max(tally.groups, 1),
         "lonely_groups": tally.alone / max(tally.groups, 1),
-        "broken_rewards": tally.broken / count,
+        "broken_rewards": tally.broken / max(tally.rewarded, 1),
+        "unreadable": tally.unreadable / count,
     }
-    if tally.lost:
-        meters["lost_responses"] = tally.lost / (count + tally.lost)
     if tally.attempts:
         known = [reward for reward in tally.attempts if isfinite(reward)]
         meters["second_attempts"] = float(len(tally.attempts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,13 +105,12 @@ def with_token_advantages(
     returns = [objective.token_returns(_rewards(one), one) for one in answers]
     masks = torch.cat([one.mask for one in answers])
     advantages = whiten(torch.cat(returns), masks, add_up=add_up).split([len(each) for each in returns])
-    return [
-        ReferencedExperience(
-            **{entry.name: getattr(pack, entry.name) for entry in fields(Experience)} | {"advantages": values},
-            reference_log_probs=known,
-        )
-        for pack, values, known in zip(packs, advantages, said, strict=True)
-    ]
+    changed: list[Experience] = []
+    for pack, values, known in zip(packs, advantages, said, strict=True):
+        kept: dict[str, Any] = {entry.name: getattr(pack, entry.name) for entry in fields(Experience)}
+        kept["advantages"] = values
+        changed.append(ReferencedExperience(**kept, reference_log_probs=known))
+    return changed
 
 
 def _rewards(answers: Rollouts) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from keyekit.rollout.meters import Tally, round_meters
 from keyekit.rollout.second_attempts import SecondAttempts, judged_sample
 from keyekit.rollout.trajectory import Prompt, Trajectory
 
-__all__ = ["Round", "Rounds", "divide"]
+__all__ = ["Round", "RoundMaker", "Rounds", "divide", "pack_length", "packs_needed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,41 @@ class Round:
     meters: dict[str, float]
 
 
+class RoundMaker(ABC):
+    """Base of what makes rounds: an engine answers prompts with the weights of one moment.
+
+    Args:
+        engine: Answers prompts.
+        prompts: Prompts of a round on this rank.
+        responses: Responses to each.
+    """
+
+    __slots__ = ()
+    engine: RolloutEngine
+    prompts: int
+    responses: int
+
+    def make(self, draw: Iterator[Prompt], seed: int) -> Round:
+        """One round; the engine takes note of the weights first, on all ranks together.
+
+        Args:
+            draw: Where prompts come from; as many are taken as are asked.
+            seed: Seed of the responses.
+        """
+        self.engine.prepare()
+        return self._made(draw, seed)
+
+    @abstractmethod
+    def _made(self, draw: Iterator[Prompt], seed: int) -> Round:
+        """See :meth:`make`; the engine is prepared."""
+
+    @staticmethod
+    def _drawn(draw: Iterator[Prompt], most: int) -> list[Prompt]:
+        return [prompt for _, prompt in zip(range(most), draw, strict=False)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rounds:
+class Rounds(RoundMaker):
     """Makes rounds of rollouts with the policy as it is.
 
     Args:
@@ -66,26 +100,18 @@ class Rounds:
     second: SecondAttempts | None = None
     hint: Callable[[Prompt, int], Prompt | None] | None = None
 
-    def make(self, draw: Iterator[Prompt], seed: int) -> Round:
-        """One round.
-
-        Args:
-            draw: Where prompts come from; as many are taken as are asked.
-            seed: Seed of the responses.
-        """
-        self.engine.prepare()
+    def _made(self, draw: Iterator[Prompt], seed: int) -> Round:
         groups: list[list[ScoredResponse]] = []
         everything: list[ScoredResponse] = []
         tally = Tally()
         limit = max(int(self.prompts * self.oversampling), self.prompts)
         wanted = self.prompts
         while wanted and tally.asked < limit:
-            asked = [prompt for _, prompt in zip(range(wanted), draw, strict=False)]
+            asked = self._drawn(draw, wanted)
             if not asked:
                 break
             found = self._answered(asked, self.responses, seed + tally.asked)
-            tally.asked += len(asked)
-            tally.lost += len(asked) * self.responses - sum(map(len, found))
+            tally.answer(len(asked), self.responses, [one.judgement for group in found for one in group])
             found += self._again(found, seed + tally.asked, tally) + self._hinted(found, seed + tally.asked, tally)
             found = [group for group in found if group]  # an engine may have lost all of one
             if not found:
@@ -177,28 +203,69 @@ def _was_helped(response: ScoredResponse) -> bool:
     return "origin" in response.trajectory.prompt.encoded.sample.meta
 
 
-def divide(groups: Sequence[list[ScoredResponse]], steps: int, packs: int) -> list[list[list[ScoredResponse]]]:
+def divide(
+    groups: Sequence[list[ScoredResponse]], steps: int, packs: int, most: int | None = None
+) -> list[list[list[ScoredResponse]]]:
     """Divide the groups of a round into optimizer steps, and the responses of each into packs of about equal length.
 
     Args:
         groups: Responses to each prompt; a group stays within one step.
         steps: Optimizer steps.
         packs: Packs of each, on this rank.
+        most: Tokens that no pack should exceed: lengths may differ for that. Where it cannot be had they are about equal.
 
     Returns:
         For each step its packs; some may be empty.
     """
     divided = []
     for step in range(steps):
-        responses = [response for group in groups[step::steps] for response in group]
-        loads: list[tuple[int, int]] = [(0, place) for place in range(packs)]
-        filled: list[list[ScoredResponse]] = [[] for _ in range(packs)]
-        for response in sorted(responses, key=_length, reverse=True):
-            load, place = heapq.heappop(loads)
-            filled[place].append(response)
-            heapq.heappush(loads, (load + _length(response), place))
+        responses = sorted((one for group in groups[step::steps] for one in group), key=_length, reverse=True)
+        filled = _balanced(responses, packs)
+        if most is not None and max(map(pack_length, filled)) > most:
+            fitted = _fitted(responses, most)
+            filled = filled if len(fitted) > packs else [*fitted, *([] for _ in range(packs - len(fitted)))]
         divided.append(filled)
     return divided
+
+
+def packs_needed(steps: Sequence[Sequence[Sequence[ScoredResponse]]], most: int) -> int:
+    """Packs in which the responses of every step have no more tokens than they should.
+
+    Args:
+        steps: Of a round, each with its packs.
+        most: Tokens of a pack; no response may have more.
+    """
+    ordered = [sorted((one for pack in step for one in pack), key=_length, reverse=True) for step in steps]
+    return max((len(_fitted(responses, most)) for responses in ordered), default=0)
+
+
+def pack_length(responses: Sequence[ScoredResponse]) -> int:
+    """Tokens of responses side by side, with their prompts."""
+    return sum(map(_length, responses))
+
+
+def _balanced(responses: Sequence[ScoredResponse], packs: int) -> list[list[ScoredResponse]]:
+    """Each response, the longest first, in the pack that is the shortest."""
+    loads: list[tuple[int, int]] = [(0, place) for place in range(packs)]
+    filled: list[list[ScoredResponse]] = [[] for _ in range(packs)]
+    for response in responses:
+        load, place = heapq.heappop(loads)
+        filled[place].append(response)
+        heapq.heappush(loads, (load + _length(response), place))
+    return filled
+
+
+def _fitted(responses: Sequence[ScoredResponse], most: int) -> list[list[ScoredResponse]]:
+    """Each response, the longest first, in the first pack that has room, or else in a new one."""
+    filled: list[list[ScoredResponse]] = []
+    for response in responses:
+        room = (pack for pack in filled if pack_length(pack) + _length(response) <= most)
+        pack = next(room, None)
+        if pack is None:
+            filled.append([response])
+        else:
+            pack.append(response)
+    return filled
 
 
 def _length(response: ScoredResponse) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from keyekit.batch import Batch
 from keyekit.data.dataset import ConversationDataset
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.objectives.distillation.base import DistillationObjective, Head, OnPolicy
@@ -27,7 +28,6 @@ from keyekit.rollout.lessons import Lesson, LessonLoader, Lessons
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.teachers.base import Teacher
 from keyekit.rollout.teachers.routing import RoutedTeachers
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 from keyekit.tasks.language_modeling import LanguageModeling
 
 __all__ = ["OnPolicyDistillation", "check_vocabularies"]
@@ -190,7 +190,12 @@ class OnPolicyDistillation(LanguageModeling):
         )
 
     def on_train_start(self) -> None:
-        """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights."""
+        """Nothing is read ahead: a pack knows what its whole step counts as, and the next round needs the next weights.
+
+        Raises:
+            CheckpointError: If the network was built on meta and nothing gave it values.
+        """
+        self.check_values()
         self.teacher.move(self.device)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

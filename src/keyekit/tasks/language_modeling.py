@@ -10,10 +10,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from keyekit.batch import Batch
+from keyekit.data.tokenizer import find_tokenizer
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.metrics.answers import Prediction
 from keyekit.models.decoder import DecoderOutput
 from keyekit.models.generation import generate
 from keyekit.models.vision_language import VisionLanguageModel
+from keyekit.models.weights import WeightFolder, official_name
 from keyekit.nn.moe.base import Router
 from keyekit.objectives.cross_entropy import CrossEntropy
 from keyekit.objectives.router_balance import (
@@ -28,6 +31,8 @@ from keyekit.optim.schedules import Schedule
 from keyekit.tasks.base import Task
 
 __all__ = ["LanguageModeling"]
+
+_SHOWN = 3
 
 
 class LanguageModeling(Task):
@@ -80,10 +85,11 @@ class LanguageModeling(Task):
         self._routers = [module for module in network.modules() if isinstance(module, Router)]  # one per mixture layer
 
     def setup(self, stage: str) -> None:
-        """Check that the tokenizer fits the model, then see :class:`Task`.
+        """Check that the tokenizer fits the model and the weights to start from, then see :class:`Task`.
 
         Raises:
-            ValueError: If the tokenizer knows more tokens than the decoder's embedding has rows.
+            ValueError: If the tokenizer knows more tokens than the decoder's embedding has rows, or an id means something else
+                in it than in the tokenizer beside an embedding that is to be loaded (``init_from``).
         """
         tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         rows = self.network.decoder.vocab_size
@@ -91,6 +97,8 @@ class LanguageModeling(Task):
             raise ValueError(
                 f"the tokenizer knows {len(tokenizer)} tokens, the decoder {rows}: raise decoder.vocab_size"
             )
+        if tokenizer is not None and self.init_from is not None and not self._initialised:
+            _check_meanings(tokenizer, self.init_from)
         super().setup(stage)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -186,3 +194,20 @@ class LanguageModeling(Task):
         counts = [layer.counts.detach() / self._ranks_of_a_pack for layer in output.routing]
         held = self._expert_load or [torch.zeros_like(count) for count in counts]
         self._expert_load = [before + count for before, count in zip(held, counts, strict=True)]
+
+
+def _check_meanings(tokenizer: Any, folder: str) -> None:
+    """Refuse a tokenizer whose ids mean something else to the embedding in a folder; one that knows more or less may be."""
+    if official_name("decoder.embed_tokens.weight") not in WeightFolder(folder).tensors:
+        return
+    theirs = find_tokenizer(folder)
+    if theirs is None:
+        return
+    own, weights = Vocabulary.of(tokenizer), Vocabulary.of(theirs)
+    others = own.other_meanings(weights)
+    if others:
+        shown = ", ".join(f"{n} ({own.tokens[n]!r} here, {weights.tokens[n]!r} there)" for n in others[:_SHOWN])
+        raise ValueError(
+            f"the tokenizer in {tokenizer.name_or_path or 'use'} is not that of the weights in {folder}: {len(others)} ids "
+            f"mean something else, such as {shown}. Take the one of the weights: --data.tokenizer={folder}"
+        )

@@ -36,7 +36,7 @@ def test_grounding_is_the_mean_overlap_of_matches():
     assert worth(BoxMatching(), f"[{ONE}, {TWO}, [0, 900, 50, 1000]]").value == pytest.approx(2 / 3)
     assert worth(BoxMatching(), f"[{TWO}, [100, 100, 300, 200]]").value == pytest.approx((1 + 0.5) / 2)
     assert worth(BoxMatching(min_overlap=0.6), f"[{TWO}, [100, 100, 300, 200]]").value == pytest.approx(0.5)
-    assert worth(BoxMatching(), "on the left") == RewardOutcome(0.0, "unreadable: no boxes")
+    assert worth(BoxMatching(), "on the left") == RewardOutcome.cannot_read("no boxes")
     assert worth(BoxMatching(), "[]").value == 0.0
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from keyekit.rewards.base import Example, Reward, RewardOutcome, example_sample
+from keyekit.rewards.by_task import ByTask
 from keyekit.rewards.compose import Fallback, Gate, WeightedSum
+from keyekit.rewards.correction import SelfCorrection
 
 SAMPLE = example_sample("?")
 
@@ -61,6 +63,41 @@ def test_a_gate_multiplies_and_asks_only_behind_open_gates():
     assert lost_behind.dropped
     assert lost_before.dropped
     assert behind.asked == ["a", "c"]
+
+
+class Reading(Table):
+    """The same; answers of two letters cannot be read."""
+
+    def outcomes(self, samples, answers):
+        found = super().outcomes(samples, answers)
+        return [
+            RewardOutcome.cannot_read("two letters") if len(a) == 2 else o for a, o in zip(answers, found, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        Reading(a=1.0),
+        WeightedSum([Table(a=1.0, bb=1.0), Reading(a=1.0)]),
+        Gate(Reading(a=1.0), Table(a=1.0)),
+        Gate(Table(a=1.0, bb=1.0), Reading(a=1.0)),
+        Fallback(Table(a=0.0), Reading(a=1.0)),
+        ByTask({"*": Reading(a=1.0)}),
+        SelfCorrection(Reading(a=1.0)),
+    ],
+    ids=lambda reward: type(reward).__name__,
+)
+def test_that_an_answer_cannot_be_read_is_carried_on(reward):
+    sample = example_sample("?", meta={"first_answer": "a"})
+    read, unread = reward.score([sample] * 2, ["a", "bb"])
+    assert (read.unreadable, unread.unreadable) == (False, True)
+    assert unread.value <= 1.0
+
+
+def test_a_first_opinion_that_could_not_read_is_forgotten():
+    (found,) = scored(Fallback(Reading(), Table(bb=1.0)), "bb")
+    assert (found.value, found.unreadable) == (1.0, False)
 
 
 def test_thymes_reward_counts_consistency_for_right_results_only():

@@ -5,7 +5,7 @@ import pytest
 from keyekit.rewards.base import RewardOutcome, example_sample
 from keyekit.rewards.context_rl import ContextJudged, MistakeReports, asked_again
 from keyekit.rewards.endpoints import ChatModel
-from keyekit.rewards.judging import JudgeUnavailable
+from keyekit.rewards.lost_samples import JudgeUnavailable
 
 SAMPLE = example_sample("What is 17 + 25?", "42", {"solution": "17 + 25 = 17 + 20 + 5 = 42"})
 OTHER = example_sample("What is 1 + 1?", "2", {"solution": "1 + 1 = 2"})

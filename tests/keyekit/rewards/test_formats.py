@@ -46,6 +46,13 @@ def test_broken_shapes_are_worth_nothing(answer):
     assert (outcome.value, bool(outcome.reason)) == (0.0, True)
 
 
+def test_what_has_no_shape_is_unreadable_and_the_wrong_shape_is_not():
+    cut_off, thought = "<think>cut off", SAID["think"]
+    found = ResponseFormat("no_think").score([example_sample("?")] * 2, [cut_off, thought])
+    assert [outcome.unreadable for outcome in found] == [True, False]
+    assert [outcome.value for outcome in found] == [0.0, 0.0]
+
+
 def test_a_box_where_one_is_wanted():
     assert value("<think>a</think><answer>\\boxed{4}</answer>", "think", boxed=True) == 1.0
     assert value("<think>\\boxed{4}</think><answer>4</answer>", "think", boxed=True) == 0.0

@@ -8,7 +8,8 @@ import pytest
 from keyekit.rewards.base import example_sample
 from keyekit.rewards.compose import Gate
 from keyekit.rewards.endpoints import ChatEndpoint, ChatModel
-from keyekit.rewards.judging import CRITERIA, Judged, JudgeUnavailable, LostSamples, judge_prompt, read_score
+from keyekit.rewards.judging import CRITERIA, Judged, judge_prompt, read_score
+from keyekit.rewards.lost_samples import JudgeUnavailable
 
 SAMPLE = example_sample("What is the capital of France?", "Paris")
 
@@ -85,17 +86,6 @@ def test_too_many_lost_answers_stop_the_run():
     reward.score([SAMPLE] * 40, ["fine"] * 30 + ["lost"] * 10)
     with pytest.raises(JudgeUnavailable, match=r"27% of the last 41 requests, more than 25%"):
         reward.score([SAMPLE], ["lost"])
-
-
-def test_nothing_is_decided_by_few_answers_and_old_ones_are_forgotten():
-    lost = LostSamples(most=0.5, window=4, patience=4)
-    for one in (True, True, False, False, False, False, True, True):
-        lost.count(one)
-    with pytest.raises(JudgeUnavailable):
-        lost.count(True)
-    assert lost.total == 5
-    with pytest.raises(ValueError, match="patience"):
-        LostSamples(patience=0)
 
 
 def test_a_real_server_dead_for_some(server, naps):

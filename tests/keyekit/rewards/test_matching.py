@@ -14,7 +14,7 @@ def worth(reward, expected: str, answer: str) -> tuple[float, str]:
 def test_texts():
     assert worth(ExactMatch(), "Dark Red", "<think>blue</think><answer>\ndark  red </answer>") == (1.0, "equal")
     assert worth(ExactMatch(case_sensitive=True), "Red", "red") == (0.0, "different")
-    assert worth(ExactMatch(), "red", "<answer> </answer>") == (0.0, "empty")
+    assert worth(ExactMatch(), "red", "<answer> </answer>") == (0.0, "unreadable: empty")
 
 
 def test_options():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from keyekit.objectives.distillation.base import target_rows
+from keyekit.rewards.base import RewardOutcome
 from keyekit.rollout.categories import TokenCategories
 from keyekit.rollout.collapse import CollapseDetector
 from keyekit.rollout.engine import RolloutSpec
@@ -47,9 +48,9 @@ def spell(tokens: list[int]) -> str:
     return "".join("ab"[token % 2] for token in tokens)
 
 
-def loader(maker, student, asks: bool = False, **settings) -> LessonLoader:
+def loader(maker, student, asks: bool = False, engine=NativeEngine, **settings) -> LessonLoader:
     lessons = Lessons(
-        engine=NativeEngine(RolloutSpec(student, {1, 2, 3}, 9)),
+        engine=engine(RolloutSpec(student, {1, 2, 3}, 9)),
         teacher=LocalTeacher.of(network(7)),
         student=student,
         topk=4,
@@ -117,12 +118,37 @@ def test_a_round_goes_on_bit_equal_though_the_student_has_moved(prompt_maker, as
 
 def test_a_judge_is_heard_for_the_log_alone(prompt_maker) -> None:
     def judge(samples, texts):
-        return [SimpleNamespace(value=float(len(text)), parts={}) for text in texts]
+        outcomes = [RewardOutcome(float(len(text)), "counted") for text in texts]
+        return [RewardOutcome.cannot_read("no word"), RewardOutcome.drop("no reply"), *outcomes[2:]]
 
     quiet = next(iter(loader(prompt_maker, network(3))))
     heard = next(iter(loader(prompt_maker, network(3), judge=judge)))
     assert heard.meters["reward"] > 0
-    assert "reward" not in quiet.meters
+    assert heard.meters["unreadable"] == heard.meters["broken_rewards"] == 1 / 8
+    assert not {"reward", "unreadable", "broken_rewards", "lost_responses"} & set(quiet.meters)
     assert quiet.meters["unread"] == 0.0
     assert quiet.meters["response_tokens"] > 1
     assert torch.equal(heard.words.log_probs, quiet.words.log_probs)
+
+
+class Shared(NativeEngine):
+    """Servers that several ranks share: they have to be given the weights first, once a round, and lose a response of it."""
+
+    prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def rollout(self, prompts, responses, seed):
+        if not self.prepared:
+            raise RuntimeError("call prepare() on all ranks")
+        first, *rest = super().rollout(prompts, responses, seed)
+        return [first[1:], *rest]
+
+
+def test_the_engine_is_prepared_once_a_round_and_what_it_loses_is_counted(prompt_maker) -> None:
+    made = loader(prompt_maker, network(3), engine=Shared)
+    packs = list(made)
+    assert made.lessons.engine.prepared == 2  # of eight packs
+    assert [pack.meters["lost_responses"] for pack in packs[::4]] == [1 / 8] * 2
+    assert sum(len(pack.samples) for pack in packs) == 2 * (8 - 1)

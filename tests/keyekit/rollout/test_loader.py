@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from keyekit.data.encode import SampleEncoder
+from keyekit.data.sample import Sample
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.objectives.policy.advantages import group_advantages
+from keyekit.rewards.context_rl import MistakeReports
+from keyekit.rewards.endpoints import ChatModel
 from keyekit.rollout.engine import RolloutSpec
 from keyekit.rollout.experience import Experience
 from keyekit.rollout.loader import RolloutLoader
 from keyekit.rollout.native import NativeEngine
 from keyekit.rollout.rounds import Rounds
+from keyekit.rollout.second_attempts import SecondAttempts
 from keyekit.rollout.trajectory import Prompt
 from keyekit.testing.tiny import tiny_vision_language_model
 
@@ -24,6 +30,7 @@ from keyekit.testing.tiny import tiny_vision_language_model
 class Judged:
     value: float
     parts: dict[str, float] = field(default_factory=dict)
+    unreadable: bool = False
 
 
 def by_length(samples, texts) -> list[Judged]:
@@ -46,8 +53,27 @@ class Prompts:
         return self.prompts[index].pictures
 
 
-def after_a_hint(samples, texts) -> list[Judged]:
-    return [Judged(len(t) * ("hint" in s.meta)) for s, t in zip(samples, texts, strict=True)]
+class Questions(Prompts):
+    """Conversations that can be asked again, half of them about a picture."""
+
+    def __init__(self, encoder: SampleEncoder, pictured: Sample) -> None:
+        plain = replace(pictured, messages=(replace(pictured.messages[0], content=pictured.messages[0].content[-1:]),))
+        samples = [replace((plain, pictured)[n % 2], id=f"q{n}", meta={"solution": f"{n} is so"}) for n in range(8)]
+        self.prompts = [Prompt.of(sample, encoder) for sample in samples]
+        self.encoded = [prompt.encoded for prompt in self.prompts]
+        self.encoder = encoder
+
+
+class Reviewer(ChatModel):
+    """Reports something else about every answer."""
+
+    def ask(self, prompts):
+        return [f"wrong in step {sum(map(ord, prompt)) % 97}" for prompt in prompts]
+
+
+def after_help(samples, texts) -> list[Judged]:
+    helped = ["hint" in sample.meta or "report" in sample.meta for sample in samples]
+    return [Judged(float(len(text) * right)) for text, right in zip(texts, helped, strict=True)]
 
 
 def hinted(prompt, level) -> Prompt:
@@ -55,32 +81,44 @@ def hinted(prompt, level) -> Prompt:
     return replace(prompt, encoded=replace(prompt.encoded, sample=sample))
 
 
-def loader(maker, model, replay: bool = False, hint=None, **settings) -> RolloutLoader:
-    engine = NativeEngine(RolloutSpec(model, {1, 2, 3, 4, 5, 6}, 12, record=replay))
+def loader(
+    maker, model, replay: bool = False, hint=None, questions: Questions | None = None, **settings
+) -> RolloutLoader:
+    words = len(model.decoder.lm_head.weight)
+    engine = NativeEngine(RolloutSpec(model, range(1, 7 * words // 64), 12, record=replay))
+    second = questions and SecondAttempts(reports=MistakeReports(Reviewer()), encoder=questions.encoder)
     rounds = Rounds(
         engine=engine,
-        judge=by_length if hint is None else after_a_hint,
+        judge=after_help if hint or second else by_length,
         compare=group_advantages,
         decode=lambda t: "x" * len(t),
         prompts=4,
         responses=3,
         hint=hint,
+        second=second,
     )
     settings = {"steps": 2, "packs": 2} | settings
-    return RolloutLoader(Prompts(maker), rounds, "sequence", recorded=replay, **settings)
+    return RolloutLoader(questions or Prompts(maker), rounds, "sequence", recorded=replay, **settings)
 
 
-def model():
+def model(words: int = 64):
     torch.manual_seed(0)
-    return tiny_vision_language_model(
+    made = tiny_vision_language_model(
         feed_forward=lambda spec: MixtureOfExperts(spec, num_experts=6, active_experts=2, expert_dim=16)
     )
+    if words > 64:
+        made.decoder.embed_tokens = torch.nn.Embedding(words, 32)
+        made.decoder.lm_head = torch.nn.Linear(32, words, bias=False)
+    return made
 
 
 def same(one: Experience, other: Experience) -> bool:
     return (
         torch.equal(one.tokens, other.tokens)
         and torch.equal(one.labels, other.labels)
+        and torch.equal(one.positions, other.positions)
+        and (one.vision is None) == (other.vision is None)
+        and (one.vision is None or torch.equal(one.vision.patches, other.vision.patches))
         and torch.equal(one.old_log_probs, other.old_log_probs)
         and torch.equal(one.advantages, other.advantages)
         and one.step_count == other.step_count
@@ -103,13 +141,14 @@ def test_an_epoch_asks_every_prompt_once_and_hands_out_the_packs_of_its_rounds(p
         assert first.step_count == second.step_count == len(first.samples) + len(second.samples)
 
 
-@pytest.mark.parametrize(
-    ("replay", "hint"), [(False, None), (True, None), (False, hinted)], ids=["plain", "replay", "hints"]
-)
-def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, replay, hint) -> None:
+@pytest.mark.parametrize("kind", ["plain", "replay", "hints", "reports"])
+def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, encoder, pictured, kind) -> None:
     """The weights have moved since the round was made: only the state can know its responses."""
-    policy = model()
-    made = loader(prompt_maker, policy, replay, hint)
+    settings = {"replay": kind == "replay", "hint": hinted if kind == "hints" else None}
+    if kind == "reports":
+        settings["questions"] = Questions(encoder, pictured)
+    policy = model(len(encoder.tokenizer) if kind == "reports" else 64)
+    made = loader(prompt_maker, policy, **settings)
     batches = iter(made)
     next(batches)
     state = torch.load(_saved(made.state_dict()), weights_only=True)
@@ -117,11 +156,14 @@ def test_a_round_goes_on_bit_equal_after_an_interruption(prompt_maker, replay, h
         for parameter in policy.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     rest = list(batches)
-    resumed = loader(prompt_maker, policy, replay, hint)
+    resumed = loader(prompt_maker, policy, **settings)
     resumed.load_state_dict(state)
     again = list(resumed)
     assert len(again) == len(rest) == 7
-    assert all(("hint" in sample.meta) == bool(hint) for pack in again for sample in pack.samples)
+    samples = [sample for pack in again for sample in pack.samples]
+    assert len(samples) > 12
+    for name, help in (("hint", "hints"), ("report", "reports")):
+        assert all((name in sample.meta) == (kind == help) for sample in samples)
     assert all(same(one, other) for one, other in zip(rest, again, strict=True))
 
 
@@ -151,9 +193,24 @@ def test_another_number_of_ranks_begins_a_new_round(prompt_maker) -> None:
     assert next(iter(resumed)).meters  # the first pack of a round
 
 
-def test_packs_that_are_too_long_and_too_few_prompts_are_refused(prompt_maker) -> None:
-    with pytest.raises(ValueError, match="pack_tokens=20: raise accumulate_grad_batches"):
-        list(loader(prompt_maker, model(), pack_tokens=20))
+def test_responses_beyond_the_packs_of_a_step_are_learnt_from_and_told_once(prompt_maker, caplog) -> None:
+    plain = list(loader(prompt_maker, model()))
+    longest = max(len(pack.tokens) for pack in plain)
+    assert {pack.meters["pack_tokens_over"] for pack in plain[::4]} == {0.0}
+    assert not caplog.messages
+    packs = list(loader(prompt_maker, model(), pack_tokens=30))
+    assert sum(pack.num_targets for pack in packs) == sum(pack.num_targets for pack in plain)
+    assert max(len(pack.tokens) for pack in packs) == longest  # as equal as without a limit
+    overs = [pack.meters["pack_tokens_over"] for pack in packs[::4]]
+    assert max(overs) == longest - 30
+    (told,) = caplog.messages
+    wanted = int(re.search(r"accumulate_grad_batches from 2 to (\d+)", told)[1])
+    assert next(iter(loader(prompt_maker, model(), pack_tokens=30, packs=wanted))).meters["pack_tokens_over"] == 0.0
+    list(loader(prompt_maker, model(), pack_tokens=10))
+    assert re.search(r"Raise pack_tokens to \d+, what a single response has", caplog.messages[-1])
+
+
+def test_too_few_prompts_are_refused(prompt_maker) -> None:
     with pytest.raises(ValueError, match="steps=0"):
         loader(prompt_maker, model(), steps=0)
     rounds = loader(prompt_maker, model()).rounds

@@ -69,6 +69,55 @@ def test_what_a_response_says_does_not_depend_on_what_runs_beside_it(prompts) ->
     assert [t.tokens for t in other[0]] != [t.tokens for t in wide[0]]
 
 
+class Computed:
+    """Counts the tokens that a network reads at once, and those of each step behind them."""
+
+    def __init__(self, model) -> None:
+        self.prefilled = 0
+        self.decoded: list[int] = []
+        self._prefills = False
+        model.register_forward_pre_hook(self._prefill)
+        model.decoder.register_forward_hook(self._step)
+
+    def _prefill(self, module, arguments) -> None:
+        self.prefilled += len(arguments[0].tokens)
+        self._prefills = True
+
+    def _step(self, module, arguments, output) -> None:
+        if not self._prefills:
+            self.decoded.append(len(output.hidden))
+        self._prefills = False
+
+
+@pytest.mark.parametrize(
+    ("slots", "prefill_tokens"), [(64, 8192), (3, 8192), (3, 1)], ids=["at once", "few", "one by one"]
+)
+def test_a_prompt_is_read_once_however_many_responses_it_gets(prompts, slots, prefill_tokens) -> None:
+    model = network()
+    computed = Computed(model)
+    found = NativeEngine(RolloutSpec(model, STOP, 16), slots, prefill_tokens).rollout(prompts, 4, seed=3)
+    assert computed.prefilled == sum(map(len, prompts))
+    # What ends a response is not read, and nothing runs on behind it.
+    assert sum(computed.decoded) == sum(len(one.tokens) - 1 for group in found for one in group)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5])
+def test_a_seat_is_taken_over_at_once(prompts, slots) -> None:
+    """A static batch waits for its longest response; here as many go on as there are seats, until the last ones."""
+    model = network()
+    computed = Computed(model)
+    found = NativeEngine(RolloutSpec(model, STOP, 16), slots).rollout(prompts, 4, seed=3)
+    lengths = [len(one.tokens) for group in found for one in group]
+    waves = [lengths[start : start + slots] for start in range(0, len(lengths), slots)]
+    assert len(computed.decoded) < sum(max(wave) - 1 for wave in waves)
+    assert max(computed.decoded) <= slots
+    seats = [0] * slots  # tokens drawn in each so far: the next response goes where one ends first
+    for length in lengths:
+        place = seats.index(min(seats))
+        seats[place] += length
+    assert len(computed.decoded) <= max(seats) - 1
+
+
 @pytest.mark.parametrize(
     ("attention", "parts"), [(Dense, {}), (SPARSE, {"feed_forward": MIXTURE})], ids=["dense", "both"]
 )

@@ -9,7 +9,8 @@ import pytest
 
 from keyekit.objectives.policy.advantages import group_advantages
 from keyekit.rollout.engine import RolloutEngine
-from keyekit.rollout.rounds import Rounds, divide
+from keyekit.rollout.experience import ScoredResponse
+from keyekit.rollout.rounds import Rounds, divide, pack_length, packs_needed
 from keyekit.rollout.trajectory import Prompt, Trajectory
 
 
@@ -17,6 +18,7 @@ from keyekit.rollout.trajectory import Prompt, Trajectory
 class Judged:
     value: float
     parts: dict[str, float] = field(default_factory=dict)
+    unreadable: bool = False
 
 
 class Counting(RolloutEngine):
@@ -25,6 +27,10 @@ class Counting(RolloutEngine):
     def __init__(self) -> None:  # it needs no model
         self.asked: list[str] = []
         self.seeds: list[int] = []
+        self.prepared = 0
+
+    def prepare(self):
+        self.prepared += 1
 
     def rollout(self, prompts, responses, seed):
         self.asked += [prompt.name for prompt in prompts]
@@ -81,6 +87,7 @@ def test_flat_groups_go_and_others_are_asked_for_within_a_limit(prompt_maker) ->
 
     engine = Counting()
     made = rounds(engine, judge, prompts=4, oversampling=3.0).make(endless(prompt_maker), seed=0)
+    assert engine.prepared == 1  # ranks ask in numbers of their own, and take note of the weights together
     assert len(made.groups) == 4
     assert all(int(group[0].trajectory.prompt.name[1:]) % 2 == 0 for group in made.groups)
     assert len(set(engine.seeds)) == len(engine.seeds) > 1
@@ -103,6 +110,20 @@ def test_a_reward_that_is_no_number_takes_its_response_out_and_is_counted(prompt
     assert made.meters["reward"] == 4.0
 
 
+def test_answers_that_cannot_be_read_are_counted_without_those_to_other_prompts(prompt_maker) -> None:
+    def judge(samples, texts):  # all are wrong, and the longest cannot be read
+        return [
+            Judged(float("hint" in s.meta and t == "4"), unreadable="6" in t)
+            for s, t in zip(samples, texts, strict=True)
+        ]
+
+    made = rounds(Counting(), judge, hint=hinted).make(endless(prompt_maker), seed=0)
+    assert made.meters["helped_groups"] == 1.0
+    assert made.meters["unreadable"] == pytest.approx(1 / 3)
+    clear = rounds(Counting(), lambda s, t: [Judged(float(len(x))) for x in t]).make(endless(prompt_maker), seed=0)
+    assert clear.meters["unreadable"] == 0.0
+
+
 def test_steps_hold_whole_groups_and_packs_of_like_length(prompt_maker) -> None:
     made = rounds(Counting(), lambda s, t: [Judged(float(len(x))) for x in t], prompts=6, responses=4).make(
         endless(prompt_maker), seed=0
@@ -119,18 +140,31 @@ def test_steps_hold_whole_groups_and_packs_of_like_length(prompt_maker) -> None:
     assert divide([], 2, 2) == [[[], []], [[], []]]
 
 
+@pytest.mark.parametrize(("most", "lengths"), [(None, [50, 70]), (60, [60, 60]), (55, [50, 70])])
+def test_packs_are_as_long_as_they_may_be_if_that_is_possible(prompt_maker, most, lengths) -> None:
+    prompt = prompt_maker("p", 5)
+    group = [ScoredResponse(_trajectory(prompt, (4,) * (length - 4)), 1.0, 0.0, {}) for length in (30, 30, 20, 20, 20)]
+    (step,) = divide([group], 1, 2, most)
+    assert sorted(map(pack_length, step)) == lengths
+    assert sorted(map(id, group)) == sorted(id(one) for pack in step for one in pack)
+    assert divide([group], 1, 4, 200)[0] == divide([group], 1, 4)[0]
+    assert packs_needed([step], 60) == 2
+    assert packs_needed([step], 55) == 3
+
+
+def hinted(prompt, level):
+    meta = {"hint": level, "origin": prompt.name}
+    sample = replace(prompt.encoded.sample, id=f"{prompt.name}#{level}", meta=meta)
+    return Prompt(encoded=replace(prompt.encoded, sample=sample), pictures=[]) if level < 3 else None
+
+
 def test_hard_prompts_are_asked_with_hints_until_one_answer_is_right(prompt_maker) -> None:
     def judge(samples, texts):  # p0 is solved without a hint, p1 with the second, p2 never
         right = [sample.id == "p0" or (sample.meta.get("hint") == 1 and "p1" in sample.id) for sample in samples]
         return [Judged(float(is_right and text == "4")) for is_right, text in zip(right, texts, strict=True)]
 
-    def hint(prompt, level):
-        meta = {"hint": level, "origin": prompt.name}
-        sample = replace(prompt.encoded.sample, id=f"{prompt.name}#{level}", meta=meta)
-        return Prompt(encoded=replace(prompt.encoded, sample=sample), pictures=[]) if level < 3 else None
-
     engine = Counting()
-    made = rounds(engine, judge, prompts=3, hint=hint).make(endless(prompt_maker), seed=0)
+    made = rounds(engine, judge, prompts=3, hint=hinted).make(endless(prompt_maker), seed=0)
     assert engine.asked == ["p0", "p1", "p2", "p1#0", "p2#0", "p1#1", "p2#1", "p2#2"]
     assert [group[0].trajectory.prompt.name for group in made.groups] == ["p0", "p1#1"]
     assert made.meters["helped_groups"] == 0.5

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from keyekit.data.module import ConversationDataModule
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.mixture import MixtureOfExperts
 from keyekit.objectives.distillation.matching import ReverseKL
@@ -19,7 +23,8 @@ from keyekit.optim.schedules import WarmupStableDecay
 from keyekit.rollout.lessons import TeachersFailed
 from keyekit.rollout.teachers.base import Scores
 from keyekit.rollout.teachers.local import LocalTeacher
-from keyekit.rollout.teachers.vocabulary import Vocabulary
+from keyekit.rollout.teachers.remote import RemoteTeacher
+from keyekit.rollout.teachers.server import TeacherServer
 from keyekit.tasks.distillation import OnPolicyDistillation
 from keyekit.testing.tiny import tiny_record, tiny_vision_language_model
 
@@ -126,6 +131,38 @@ def test_an_interrupted_run_goes_on_to_the_bit(questions, tmp_path, objective, c
     assert len(whole.losses) == 12
     assert any(whole.losses)
     assert first.losses + rest.losses == whole.losses
+
+
+@contextmanager
+def served(teacher: LocalTeacher) -> Iterator[str]:
+    """Address of a server that holds the teacher meanwhile."""
+    with TeacherServer(teacher, "secret") as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.url
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("mode", ["overlap", "teacher_on_student"])
+def test_a_teacher_behind_a_server_teaches_what_it_teaches_at_hand(questions, tmp_path, monkeypatch, mode) -> None:
+    monkeypatch.setenv("KEYEKIT_TEACHER_TOKEN", "secret")
+    data = ConversationDataModule(train=[str(questions)], vocab_size=300, cache=str(tmp_path / "cache"), workers=1)
+    data.prepare_data()
+    data.setup("predict")  # the tokenizer of the fits
+    teacher = LocalTeacher.of(make_network(1, 0.8), data.tokenizer)
+    objective = partial(MOPD, mode=mode, credit="words", repetition_penalty=0.5)
+    settings = {"steps_per_round": 2, "packs": 2}
+    near = fit(questions, tmp_path, objective(), steps=4, taught={"*": teacher}, **settings)
+    with served(teacher) as url:
+        remote = RemoteTeacher([url], tries=1, request_tokens=60)  # several requests for each round
+        far = fit(questions, tmp_path, objective(), steps=4, taught={"*": remote}, **settings)
+    assert set(near.unread) == set(far.unread) == {0.0}
+    assert len(near.losses) == 8
+    assert len(set(near.losses)) == 8
+    assert far.losses == pytest.approx(near.losses, rel=1e-4, abs=1e-6)
 
 
 class Broken(LocalTeacher):

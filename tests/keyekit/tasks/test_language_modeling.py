@@ -1,6 +1,7 @@
 """Language modelling through a real trainer: learning, routing, exact resume."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from keyekit.data.loader import StatefulLoader
+from keyekit.data.tokenizer import load_tokenizer, train_tokenizer
+from keyekit.models.weights import save_weights
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.hashing import Hash
 from keyekit.nn.moe.mixture import MixtureOfExperts
@@ -213,3 +216,57 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
     task._trainer = type("T", (), {"datamodule": type("D", (), {"tokenizer": range(1000)})()})()
     with pytest.raises(ValueError, match="1000 tokens, the decoder 64"):
         task.setup("fit")
+
+
+_ROWS = 410
+
+
+def _words(rows: int) -> torch.nn.Module:
+    network = tiny_vision_language_model()
+    network.decoder.vocab_size = rows
+    network.decoder.embed_tokens = torch.nn.Embedding(rows, 32)
+    network.decoder.lm_head = torch.nn.Linear(32, rows, bias=False)
+    return network
+
+
+def _start(start, own, stage: str = "fit") -> None:
+    task = LanguageModeling(_words(_ROWS), init_from=str(start))
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(tokenizer=own))
+    task.setup(stage)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """Two whose merges differ."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    return [train_tokenizer([text] * 9, folder / text[:3], 400) for text in ("red circle", "how many squares")]
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_weights_whose_tokenizer_means_something_else_are_refused(tokenizers, tmp_path, stage: str) -> None:
+    own, theirs = tokenizers
+    save_weights(_words(_ROWS), tmp_path)
+    theirs.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="ids mean something else, such as") as caught:
+        _start(tmp_path, own, stage)
+    told = str(caught.value)
+    assert own.name_or_path in told
+    assert told.endswith(f"Take the one of the weights: --data.tokenizer={tmp_path}")
+    number = next(n for n in range(len(own)) if own.convert_ids_to_tokens(n) != theirs.convert_ids_to_tokens(n))
+    assert (
+        f"{number} ({own.convert_ids_to_tokens(number)!r} here, {theirs.convert_ids_to_tokens(number)!r} there)" in told
+    )
+
+
+def test_weights_of_the_same_tokenizer_of_a_larger_one_or_of_a_tower_alone_are_taken(tokenizers, tmp_path) -> None:
+    own, theirs = tokenizers
+    save_weights(_words(_ROWS), tmp_path / "whole")
+    _start(tmp_path / "whole", own)  # no tokenizer beside them
+    own.save_pretrained(str(tmp_path / "whole"))
+    _start(tmp_path / "whole", own)
+    larger = load_tokenizer(tmp_path / "whole")
+    larger.add_tokens(["<|new|>"], special_tokens=True)
+    _start(tmp_path / "whole", larger)
+    save_weights(torch.nn.ModuleDict({"vision": tiny_vision_language_model().vision}), tmp_path / "tower")
+    theirs.save_pretrained(str(tmp_path / "tower"))
+    _start(tmp_path / "tower", own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import lightning
@@ -17,7 +18,10 @@ from keyekit.data.reference_log_probs import ReferenceLogProbs, reference_file
 from keyekit.data.sources import read_jsonl
 from keyekit.models.weights import save_weights
 from keyekit.models.weights.digest import weights_digest
+from keyekit.objectives.preference.bco import BCO
 from keyekit.objectives.preference.dpo import DPO
+from keyekit.objectives.preference.ipo import IPO
+from keyekit.objectives.preference.kto import KTO
 from keyekit.objectives.preference.mpo import MPO
 from keyekit.objectives.preference.simpo import SimPO
 from keyekit.optim.schedules import WarmupStableDecay
@@ -104,9 +108,24 @@ def test_held_out_pairs_are_ordered_after_training(files, tmp_path) -> None:
     assert task.preference.quality.delta != 0  # the mean reward of every step reached it
 
 
-def test_the_first_loss_is_that_of_two_equal_models_and_the_gradient_that_of_the_large_batch(files, tmp_path) -> None:
-    _, _, losses = run(files, tmp_path, DPO(), steps=1, pack_tokens=4000)
-    assert losses[0] == pytest.approx(torch.tensor(2.0).log().item(), rel=1e-5)  # -log sigmoid(0)
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (DPO(0.3), math.log(2)),  # -log sigmoid(0)
+        (IPO(0.5), 1.0),  # (0 - 1 / (2 beta))²
+        (BCO(0.3), 2 * math.log(2)),  # both responses at the threshold, which begins at 0
+        (KTO(0.3, 1.3, 0.8), (1.3 + 0.8) / 2 * 0.5),  # 1 - sigmoid(0), as many good responses as bad ones
+        (KTO(0.3, 1.3, 0.8, "zero"), (1.3 + 0.8) / 2 * 0.5),
+    ],
+    ids=["dpo", "ipo", "bco", "kto", "kto-zero"],
+)
+def test_the_first_loss_is_that_of_two_equal_models(files, tmp_path, objective, expected) -> None:
+    _, _, losses = run(files, tmp_path, objective, steps=2)
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+    assert losses[1] != losses[0]
+
+
+def test_packs_of_a_step_have_the_gradient_of_the_large_batch(files, tmp_path) -> None:
     whole, _, _ = run(files, tmp_path, DPO(), steps=2, pack_tokens=4000)
     pieces, _, values = run(files, tmp_path, DPO(), steps=2, pack_tokens=800, packs=10)
     assert len(values) > 4
@@ -119,6 +138,11 @@ def test_a_reference_needs_weights_and_simpo_needs_none(files, tmp_path) -> None
         run(files, tmp_path, MPO(), steps=1, start=False)
     task, _, _ = run(files, tmp_path, SimPO(), steps=1, start=False)
     assert not task._reference
+
+
+def test_an_objective_that_pairs_cannot_feed_is_refused_before_the_first_step(files, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"reference_point='mismatched'.* packs of pairs do not have: choose 'batch'"):
+        run(files, tmp_path, KTO(reference_point="mismatched"), steps=1)
 
 
 def written(files, folder) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from keyekit.batch import Batch, SampleInfo
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.objectives.distillation.base import Head, target_rows
 from keyekit.objectives.distillation.topk import TopK
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 
 __all__ = ["Scores", "Teacher", "TeacherRefused", "spread_rows", "whose_rows"]
 

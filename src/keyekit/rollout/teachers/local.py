@@ -9,13 +9,13 @@ from torch import Tensor
 
 from keyekit.batch import Batch
 from keyekit.data.tokenizer import load_tokenizer
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.models.pretrained import from_pretrained
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.objectives.distillation.base import Head
 from keyekit.objectives.distillation.topk import score_topk, take_topk
 from keyekit.rollout.teachers.alignment import Reading, Respelling
 from keyekit.rollout.teachers.base import Scores, Teacher, spread_rows, whose_rows
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 
 __all__ = ["LocalTeacher"]
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keyekit.batch import Batch
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.objectives.distillation.topk import TopK
 from keyekit.rollout.teachers.base import Scores, Teacher, TeacherRefused, spread_rows, whose_rows
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 
 __all__ = ["RecordedTeacher", "record"]
 

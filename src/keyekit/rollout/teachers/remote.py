@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from keyekit.batch import Batch
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.objectives.distillation.topk import TopK
 from keyekit.rollout.teachers.base import Scores, Teacher, TeacherRefused, whose_rows
 from keyekit.rollout.teachers.selection import select_samples
 from keyekit.rollout.teachers.server import SCORE, VOCABULARY
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 from keyekit.rollout.teachers.wire import pack_question, unpack_answer
 
 __all__ = ["RemoteTeacher"]

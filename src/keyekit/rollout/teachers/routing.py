@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from keyekit.batch import Batch, SampleInfo
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.objectives.distillation.topk import TopK
 from keyekit.rollout.teachers.base import Scores, Teacher
 from keyekit.rollout.teachers.selection import select_samples
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 
 __all__ = ["RoutedTeachers", "domain_of"]
 

@@ -131,11 +131,12 @@ def check_no_answers_no_outcomes(cls: type) -> None:
 
 
 def check_anything_can_be_answered(cls: type) -> None:
-    """No answer raises an error or is worth more than the right one."""
+    """No answer raises an error, is worth more than the right one, or no finite number (:meth:`Reward.score` would drop it)."""
     example = cls.example()
     reward = _reward(cls)
     (right,) = reward.score([example.sample], [example.right])
-    for answer, outcome in zip(_ANYTHING, reward.score([example.sample] * len(_ANYTHING), _ANYTHING), strict=True):
+    for answer, outcome in zip(_ANYTHING, reward.outcomes([example.sample] * len(_ANYTHING), _ANYTHING), strict=True):
+        assert not outcome.broken, f"{answer[:40]!r} is worth {outcome.broken}, which is not finite"
         assert outcome.dropped or outcome.value <= right.value, f"{answer[:40]!r} is worth more than the right answer"
 
 

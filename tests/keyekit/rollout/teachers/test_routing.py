@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from keyekit.batch import SampleInfo
+from keyekit.data.vocabulary import Vocabulary
 from keyekit.rollout.teachers.base import whose_rows
 from keyekit.rollout.teachers.local import LocalTeacher
 from keyekit.rollout.teachers.routing import RoutedTeachers, domain_of
-from keyekit.rollout.teachers.vocabulary import Vocabulary
 
 
 def test_samples_are_read_by_the_teacher_of_their_kind(network, other, pack) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from keyekit.rollout.teachers.vocabulary import Vocabulary
+from keyekit.data.tokenizer import train_tokenizer
+from keyekit.data.vocabulary import Vocabulary
 
 
-def test_equal_vocabularies_have_no_difference(data) -> None:
-    one, other = Vocabulary.of(data.tokenizer), Vocabulary.of(data.tokenizer)
+def test_equal_vocabularies_have_no_difference(tmp_path) -> None:
+    tokenizer = train_tokenizer(["a red circle"] * 9, tmp_path, vocab_size=300)
+    one, other = Vocabulary.of(tokenizer), Vocabulary.of(tokenizer)
     assert one.difference(other, "x") is None
     assert one.digest == other.digest
-    assert one.tokens[data.tokenizer.convert_tokens_to_ids("<|im_end|>")] == "<|im_end|>"
+    assert one.tokens[tokenizer.convert_tokens_to_ids("<|im_end|>")] == "<|im_end|>"
 
 
 def test_what_differs_is_named() -> None:
@@ -23,3 +25,9 @@ def test_what_differs_is_named() -> None:
         "the teacher)"
     )
     assert own.digest != Vocabulary(("a", "bc")).digest
+
+
+def test_only_ids_that_both_have_can_mean_something_else() -> None:
+    own = Vocabulary(("a", "b", "", "d"))
+    assert own.other_meanings(own) == own.other_meanings(Vocabulary(("a", "b", "c", "d", "e"))) == []
+    assert own.other_meanings(Vocabulary(("a", "c", "b", "e"))) == [1, 3]

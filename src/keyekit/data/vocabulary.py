@@ -1,4 +1,4 @@
-"""Whether student and teacher mean the same by a token id."""
+"""Whether two tokenizers mean the same by a token id."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ class Vocabulary:
     def digest(self) -> str:
         """Equal for equal vocabularies alone."""
         return hashlib.blake2b("\0".join(self.tokens).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+    def other_meanings(self, other: Vocabulary) -> list[int]:
+        """Ids that stand for one token here and for another one there; where only one of the two has a token, none is other.
+
+        Args:
+            other: The other vocabulary.
+        """
+        pairs = enumerate(zip(self.tokens, other.tokens, strict=False))
+        return [number for number, (own, theirs) in pairs if own and theirs and own != theirs]
 
     def difference(self, teacher: Vocabulary, name: str) -> str | None:
         """What differs in a teacher's vocabulary, as a sentence; ``None`` if nothing does.
