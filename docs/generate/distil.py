@@ -162,9 +162,10 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"The bars: each specialist at least {LIFT} above the start on its domain, the student at least {SHARE:.0%} of each "
-        "specialist at once. Fine-tuning on the mixture sees the right answers, which MOPD never does, for as many steps: what it "
-        "learns of grounding beyond the specialist is what the specialist does not know. Steps and mixtures were chosen by runs on the "
-        "same questions ([decision 10](../decisions/0010-tiny-mopd.md))." + (_PRINTED if "printed" in rows else ""),
+        "specialist at once. Fine-tuning on the mixture sees the right answers, which MOPD never does, for as many steps: "
+        "what it learns of grounding beyond the specialist is what the specialist does not know. Steps and mixtures were "
+        "chosen by runs on the same questions ([decision 10](../decisions/0010-tiny-mopd.md))."
+        + (_PRINTED if "printed" in rows else ""),
         "",
         *([results["note"], ""] if "note" in results else []),
         *([] if results["seconds"] is None else [f"{results['seconds']} seconds for all seeds together.", ""]),
