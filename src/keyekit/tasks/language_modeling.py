@@ -16,7 +16,7 @@ from keyekit.metrics.answers import Prediction
 from keyekit.models.decoder import DecoderOutput
 from keyekit.models.generation import generate
 from keyekit.models.vision_language import VisionLanguageModel
-from keyekit.models.weights import WeightFolder, official_name
+from keyekit.models.weights import CheckpointError, WeightFolder, official_name
 from keyekit.nn.moe.base import Router
 from keyekit.objectives.cross_entropy import CrossEntropy
 from keyekit.objectives.router_balance import (
@@ -88,8 +88,9 @@ class LanguageModeling(Task):
         """Check that the tokenizer fits the model and the weights to start from, then see :class:`Task`.
 
         Raises:
-            ValueError: If the tokenizer knows more tokens than the decoder's embedding has rows, or an id means something else
-                in it than in the tokenizer beside an embedding that is to be loaded (``init_from``).
+            ValueError: If the tokenizer knows more tokens than the decoder's embedding has rows.
+            CheckpointError: If an id means something else in it than in the tokenizer beside an embedding that is to be loaded
+                (``init_from``).
         """
         tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         rows = self.network.decoder.vocab_size
@@ -207,7 +208,7 @@ def _check_meanings(tokenizer: Any, folder: str) -> None:
     others = own.other_meanings(weights)
     if others:
         shown = ", ".join(f"{n} ({own.tokens[n]!r} here, {weights.tokens[n]!r} there)" for n in others[:_SHOWN])
-        raise ValueError(
+        raise CheckpointError(
             f"the tokenizer in {tokenizer.name_or_path or 'use'} is not that of the weights in {folder}: {len(others)} ids "
             f"mean something else, such as {shown}. Take the one of the weights: --data.tokenizer={folder}"
         )

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from keyekit.data.loader import StatefulLoader
 from keyekit.data.tokenizer import load_tokenizer, train_tokenizer
-from keyekit.models.weights import save_weights
+from keyekit.models.weights import CheckpointError, save_weights
 from keyekit.nn.attention.dsa import DSA
 from keyekit.nn.moe.hashing import Hash
 from keyekit.nn.moe.mixture import MixtureOfExperts
@@ -247,7 +247,7 @@ def test_weights_whose_tokenizer_means_something_else_are_refused(tokenizers, tm
     own, theirs = tokenizers
     save_weights(_words(_ROWS), tmp_path)
     theirs.save_pretrained(str(tmp_path))
-    with pytest.raises(ValueError, match="ids mean something else, such as") as caught:
+    with pytest.raises(CheckpointError, match="ids mean something else, such as") as caught:
         _start(tmp_path, own, stage)
     told = str(caught.value)
     assert own.name_or_path in told
