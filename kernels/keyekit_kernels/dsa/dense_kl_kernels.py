@@ -62,7 +62,8 @@ def score_kernel(
         gate += first * HEADS
         line = first.to(tl.int32) - first_row + row
         place = key_start + tl.minimum(start + column, bound - 1)
-        k = tl.load(index_key + place[:, None] * WIDTH + channel)
+        # Turned here, or every head would write the tile to shared memory anew (Triton 3.9).
+        k = tl.trans(tl.load(index_key + place[:, None] * WIDTH + channel))
         found = tl.zeros([QUERIES, BLOCK], tl.float32)
         for word in tl.static_range(words):  # pyright: ignore[reportGeneralTypeIssues]
             bits, bit = tl.zeros([QUERIES, BLOCK], tl.int32), tl.full([], 1, tl.int32)
@@ -70,7 +71,7 @@ def score_kernel(
                 at = rows * HEADS + head
                 q = tl.load(index_query + at[:, None] * WIDTH + channel)
                 gates = tl.load(gate + at).to(tl.float32) * SCALE
-                products = tl.dot(q, tl.trans(k), input_precision="ieee")
+                products = tl.dot(q, k, input_precision="ieee")
                 found += tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL) * gates[:, None]
                 if active is not None:
                     bits += tl.where(products > 0.0, bit, 0)
@@ -121,12 +122,12 @@ def target_kernel(
         place = tl.minimum(start + column, bound - 1).to(tl.int64) * (GROUPS * WIDTH)
         target = tl.zeros([QUERIES, BLOCK], tl.float32)
         for group in range(GROUPS):
-            k = tl.load(key + (place + group * WIDTH)[:, None] + channel)
+            k = tl.trans(tl.load(key + (place + group * WIDTH)[:, None] + channel))
             for member in range(PER_GROUP):
                 at = rows * heads + group * PER_GROUP + member
                 q = tl.load(query + at[:, None] * WIDTH + channel)
                 row_lse = tl.load(lse + at) * LOG2E
-                target += tl.exp2(tl.dot(q, tl.trans(k), input_precision="ieee") * scale - row_lse[:, None])
+                target += tl.exp2(tl.dot(q, k, input_precision="ieee") * scale - row_lse[:, None])
         line = first.to(tl.int32) - first_row + rows
         found = tl.load(scores + line[:, None] * stride + start + column)
         allowed = (start + column[None, :] < visible + row[:, None]) & (weight != 0.0)[:, None]

@@ -129,7 +129,8 @@ def index_logits_kernel(
             _store_scores(scores, maxima, step * QUERIES + row, count, nothing, stride, SUB)
     if blind < steps:
         place = first_key + tl.minimum(start + column, last_visible - 1)
-        k = tl.load(key + place[:, None] * WIDTH + channel[None, :])
+        # Turned here, or every head would write the tile to shared memory anew (Triton 3.9).
+        k = tl.trans(tl.load(key + place[:, None] * WIDTH + channel[None, :]))
         factor = tl.full([BLOCK], 1.0, tl.float32) * scale
         if key_scale is not None:
             factor = tl.load(key_scale + place) * scale
@@ -140,7 +141,7 @@ def index_logits_kernel(
             at = tl.minimum(rows, count - 1) * HEADS + head
             q = tl.load(query + (at * WIDTH)[:, None] + channel[None, :])
             weight = tl.load(gate + at)
-            products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            products = tl.dot(q, k, input_precision=PRECISION)
             found += tl.maximum(products, 0.0, propagate_nan=tl.PropagateNan.ALL) * weight[:, None]
             if head == HEADS - 1:
                 result = found * factor[None, :]

@@ -33,14 +33,14 @@ _LAUNCHES = {
     "scores": Launch(block=128, warps=4, stages=3, queries=64),
     "target": Launch(block=128, warps=4, stages=3, queries=64),
     "query gradient": Launch(block=64, warps=4, stages=3, queries=64),
-    "key gradient": Launch(block=64, warps=4, stages=3, queries=64),
+    "key gradient": Launch(block=64, warps=4, stages=3, queries=64, registers=128),
 }
 _SMALL = Launch(block=16, warps=4, stages=1, queries=16)
 """For the interpreter, where borders are tested and not speed, and for float32, whose tiles fill shared memory."""
 _SHARED_WIDTH = 256
 """Width of the heads that one program of the gradient of the query takes together: they share what is read of the pairs."""
-_PAIRS = 2**26
-"""Most pairs of a chunk, unless a single tile of queries has more: half a gigabyte in sixteen bits."""
+_PAIRS = 2**27
+"""Most pairs of a chunk, unless a single tile of queries has more: a gigabyte in sixteen bits."""
 _PROGRAMS = 528
 """Programs of the gradient of the query, where there are few tiles: four for each multiprocessor of an H100."""
 

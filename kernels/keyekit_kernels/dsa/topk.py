@@ -22,12 +22,18 @@ from torch import Tensor
 
 from keyekit_kernels.dsa.launch import call, next_power_of_two
 from keyekit_kernels.dsa.topk_registers import (
+    GRAIN,
     LOWEST,
     exact_places,
     exact_threshold,
+    in_one,
     inside,
-    loose_bound,
     ordered,
+    places_of_halves,
+    places_of_lines,
+    search,
+    span,
+    span_of_halves,
     take_all,
     take_best,
 )
@@ -35,21 +41,29 @@ from keyekit_kernels.dsa.topk_registers import (
 __all__ = ["SUB_BLOCK", "block_maxima", "select_topk", "sub_block_of", "topk_warps"]
 
 
+_NO_BOUND = tl.constexpr(LOWEST + GRAIN)
+"""What every key reaches."""
 _LARGEST_BLOCK = 32768
 """Numbers one program can hold in registers; also what the packed counts of ``exact_places`` can count."""
 _LARGEST_LEVEL = 16384
 """Maxima of a row beyond which a further level of maxima comes first."""
 _BOUND = {"num_warps": 8, "maxnreg": 80}
+_BOUND_MANY = {"num_warps": 16, "maxnreg": 64}
+"""Launches of the bound for up to 8192 maxima, and for more."""
 _COLLECT = {"num_warps": 8, "maxnreg": 80}
-"""Launch of the fast path: three programs fit on a multiprocessor, which is worth more than what spills."""
+"""Three programs fit on a multiprocessor, which is worth more than what spills."""
 _FEW = {"num_warps": 16}
 """Its launch for few rows, whose programs have a multiprocessor for themselves."""
 _FEW_ROWS = 132
 """Rows that leave multiprocessors idle: several programs collect the keys of each."""
 _SLICES = 8
 """Programs that collect the keys of one of few rows."""
-_COLLECTED = 4096
+_COLLECTED = 2048
 """Scores of sub-blocks that a program looks at in one step."""
+_PROGRAMS = 264
+"""Programs that look for rows the fast path left out: two for each multiprocessor of an H100 or H200."""
+_LINE = tl.constexpr(8)
+"""Maxima whose places are counted together."""
 SUB_BLOCK = 8
 """Keys per maximum where one size serves all lengths: 128K keys have 16384 maxima, as many as 2048 sub-blocks have keys."""
 
@@ -66,39 +80,61 @@ def bound_kernel(
     visible,  # [rows] int32
     groups,  # [rows, LIMIT] int32
     numbers,  # [rows] int32
-    bounds,  # [rows] int32
+    bounds,  # [rows, 2] int32
     stride,
     width,
     GROUPS: tl.constexpr,
     SUB: tl.constexpr,
     LIMIT: tl.constexpr,
 ) -> None:
-    """One program per row: sub-blocks that reach a bound, how many they are (-1: more than ``LIMIT``), and the bound."""
+    """One program per row: sub-blocks that reach a bound, how many they are (-1: more than ``LIMIT``), bound and maximum."""
     row = tl.program_id(0).to(tl.int64)
     seen = tl.load(visible + row)
     if seen > width:
-        blocks, index = (seen + SUB - 1) // SUB, tl.arange(0, GROUPS)
-        peaks = tl.load(maxima + row * (stride // SUB) + index, mask=index < blocks, other=0.0)
-        order = tl.where(index < blocks, ordered(peaks), LOWEST)
-        bound, reach = tl.full([], LOWEST + 1, tl.int32), blocks
+        half: tl.constexpr = GROUPS // 2
+        blocks, index = (seen + SUB - 1) // SUB, tl.arange(0, half)
+        maxima += row * (stride // SUB)
+        halves = in_one(_peaks(maxima, index, blocks), _peaks(maxima, index + half, blocks))
+        lowest, highest = span_of_halves(halves)
+        bound, reach = tl.full([], _NO_BOUND, tl.int32), blocks
         if blocks > width:
-            bound, reach = loose_bound(order, width, width + width // 8, LOWEST + 1)
+            bound, _, reach = search(halves, width, width + width // 4, lowest, highest, blocks, 0.1, GRAIN)
         if reach <= LIMIT:
-            chosen = order >= bound
-            place = tl.cumsum(chosen.to(tl.int32), 0) - 1
-            tl.store(groups + row * LIMIT + place, index, mask=chosen)
+            upper = tl.reshape(halves >= bound, [half // _LINE, _LINE])
+            lower = tl.reshape((halves << 16) >= bound, [half // _LINE, _LINE])
+            place, later = places_of_halves(upper, lower)
+            group = tl.arange(0, half // _LINE)[:, None] * _LINE + tl.arange(0, _LINE)[None, :]
+            groups += row * LIMIT
+            tl.store(groups + place, group, mask=upper)
+            tl.store(groups + later, group + half, mask=lower)
         tl.store(numbers + row, tl.where(reach <= LIMIT, reach, -1))
-        tl.store(bounds + row, bound)
+        tl.store(bounds + row * 2, bound)
+        tl.store(bounds + row * 2 + 1, highest | (GRAIN - 1))
 
 
 @triton.jit
-def _select_kept(scores, kept, number, bound, origin, out, width, LIMIT: tl.constexpr):
-    """Exact top-``width`` of the ``number`` keys in a list."""
-    slot = tl.arange(0, LIMIT)
-    column = tl.load(kept + slot, mask=slot < number, other=0)
-    found = tl.load(scores + column, mask=slot < number, other=0.0)
-    order = tl.where(slot < number, ordered(found), LOWEST)
-    chosen, place = exact_places(order, exact_threshold(order, width, bound), width)
+def _peaks(maxima, index, blocks) -> tl.tensor:
+    """The order of maxima, ``LOWEST`` where there are none."""
+    there = index < blocks
+    return tl.where(there, ordered(tl.load(maxima + index, mask=there, other=0.0)), LOWEST)
+
+
+@triton.jit
+def _listed(found, column) -> tl.tensor:
+    """An entry of a list: the order of a score above its column."""
+    return (ordered(found).to(tl.int64) << 32) | column
+
+
+@triton.jit
+def _select_listed(kept, there, number, bounds, origin, out, width) -> None:
+    """Exact top-``width`` of a list of ``number`` keys, all from the bound to the maximum."""
+    entry = tl.load(kept, mask=there, other=0)
+    order, column = tl.where(there, (entry >> 32).to(tl.int32), LOWEST), entry.to(tl.int32)
+    low, high = tl.load(bounds), tl.load(bounds + 1)
+    if low == _NO_BOUND:
+        low, high, number = span(order)
+    threshold, ties = exact_threshold(order, width, low, high, number)
+    chosen, place = exact_places(order, threshold, ties)
     tl.store(out + place, origin + column, mask=chosen)
 
 
@@ -109,8 +145,8 @@ def collect_kernel(
     first_key,  # [rows] int32 or None
     groups,  # [rows, LIMIT] int32
     numbers,  # [rows] int32
-    bounds,  # [rows] int32
-    kept,  # [rows, 2 * LIMIT] int32
+    bounds,  # [rows, 2] int32
+    kept,  # [rows, LIMIT] int64
     out,  # [rows, width] int32
     stride,
     width,
@@ -127,29 +163,27 @@ def collect_kernel(
         take_all(out, seen, origin, width, LIMIT)
     else:
         scores += row * stride
-        kept += row * (2 * LIMIT)
-        number, bound = tl.load(numbers + row), tl.load(bounds + row)
+        kept += row * LIMIT
+        bounds += row * 2
+        number, bound = tl.load(numbers + row), tl.load(bounds)
         total = tl.full([], 0, tl.int32)
-        for start in range(0, number, CHUNK):
+        for start in tl.range(0, number, CHUNK, num_stages=3):  # loads run ahead of what is done with them
             slot = start + tl.arange(0, CHUNK)
             block = tl.load(groups + row * LIMIT + slot, mask=slot < number, other=0)
             member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
             there = (slot < number)[:, None] & (member < seen)
             found = tl.load(scores + member, mask=there, other=0.0)
             reaches = there & (ordered(found) >= bound)
-            line = tl.sum(reaches.to(tl.int32), 1)
-            before = total + tl.cumsum(line, 0) - line
-            place = before[:, None] + tl.cumsum(reaches.to(tl.int32), 1) - 1
-            tl.store(kept + place, member, mask=reaches & (place < 2 * LIMIT))
-            total += tl.sum(line, 0)
-        if (number < 0) | (total > 2 * LIMIT):
+            place, count = places_of_lines(reaches.to(tl.int32))
+            place += total
+            tl.store(kept + place, _listed(found, member), mask=reaches & (place < LIMIT))
+            total += count
+        if (number < 0) | (total > LIMIT):
             tl.store(numbers + row, -1)
         else:
             tl.debug_barrier()  # everybody has written before the list is read
-            if total <= LIMIT:
-                _select_kept(scores, kept, total, bound, origin, out, width, LIMIT)
-            else:
-                _select_kept(scores, kept, total, bound, origin, out, width, 2 * LIMIT)
+            slot = tl.arange(0, LIMIT)
+            _select_listed(kept + slot, slot < total, total, bounds, origin, out, width)
 
 
 @triton.jit
@@ -158,8 +192,8 @@ def collect_slices_kernel(
     visible,  # [rows] int32
     groups,  # [rows, LIMIT] int32
     numbers,  # [rows] int32
-    bounds,  # [rows] int32
-    kept,  # [rows, slices, ROOM] int32
+    bounds,  # [rows, 2] int32
+    kept,  # [rows, slices, ROOM] int64
     counts,  # [rows, slices] int32
     stride,
     width,
@@ -180,22 +214,21 @@ def collect_slices_kernel(
         member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
         there = real[:, None] & (member < seen)
         found = tl.load(scores + row * stride + member, mask=there, other=0.0)
-        reaches = there & (ordered(found) >= tl.load(bounds + row))
-        line = tl.sum(reaches.to(tl.int32), 1)
-        place = (tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(reaches.to(tl.int32), 1) - 1
-        tl.store(kept + to * ROOM + place, member, mask=reaches & (place < ROOM))
-        total = tl.sum(line, 0)
+        reaches = there & (ordered(found) >= tl.load(bounds + row * 2))
+        place, total = places_of_lines(reaches.to(tl.int32))
+        tl.store(kept + to * ROOM + place, _listed(found, member), mask=reaches & (place < ROOM))
     tl.store(counts + to, total)
 
 
 @triton.jit
 def select_slices_kernel(
     scores,  # [rows, stride] float32
+    maxima,  # [rows, stride / SUB] float32
     visible,  # [rows] int32
     first_key,  # [rows] int32 or None
     numbers,  # [rows] int32
-    bounds,  # [rows] int32
-    kept,  # [rows, SLICES, ROOM] int32
+    bounds,  # [rows, 2] int32
+    kept,  # [rows, SLICES, ROOM] int64
     counts,  # [rows, SLICES] int32
     out,  # [rows, width] int32
     stride,
@@ -203,42 +236,52 @@ def select_slices_kernel(
     SLICES: tl.constexpr,
     ROOM: tl.constexpr,
     USUAL: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHOSEN: tl.constexpr,
+    SUB: tl.constexpr,
 ) -> None:
-    """One program per row: select among what its slices hold; ``numbers`` is -1 if one was too small.
+    """One program per row: select among what its slices hold, or thoroughly if that is not all.
 
     Slices are usually not filled to more than one part in ``USUAL``.
     """
     row = tl.program_id(0).to(tl.int64)
     seen, origin = tl.load(visible + row), _origin(first_key, row)
     out += row * width
+    scores += row * stride
     if seen <= width:
-        tl.store(numbers + row, 0)
-        take_all(out, seen, origin, width, ROOM)
+        take_all(out, seen, origin, width, CHOSEN)
     else:
-        most = tl.max(tl.load(counts + row * SLICES + tl.arange(0, SLICES)), 0)
         kept += row * (SLICES * ROOM)
+        bounds += row * 2
+        filled = tl.load(counts + row * SLICES + tl.arange(0, SLICES))
+        most, total = tl.max(filled, 0), tl.sum(filled, 0)
         counts += row * SLICES
-        bound = tl.load(bounds + row)
         if (tl.load(numbers + row) < 0) | (most > ROOM):
-            tl.store(numbers + row, -1)
+            maxima += row * (stride // SUB)
+            _select_thoroughly(scores, maxima, seen, origin, out, width, GROUPS, CHOSEN, SUB, False)
         elif most * USUAL <= ROOM:
-            _select_slices(scores + row * stride, kept, counts, bound, origin, out, width, SLICES, ROOM, ROOM // USUAL)
+            _select_slices(kept, counts, total, bounds, origin, out, width, SLICES, ROOM, ROOM // USUAL)
         else:
-            _select_slices(scores + row * stride, kept, counts, bound, origin, out, width, SLICES, ROOM, ROOM)
+            _select_slices(kept, counts, total, bounds, origin, out, width, SLICES, ROOM, ROOM)
 
 
 @triton.jit
 def _select_slices(
-    scores, kept, counts, bound, origin, out, width, SLICES: tl.constexpr, ROOM: tl.constexpr, MOST: tl.constexpr
-):
+    kept,
+    counts,
+    total,
+    bounds,
+    origin,
+    out,
+    width,
+    SLICES: tl.constexpr,
+    ROOM: tl.constexpr,
+    MOST: tl.constexpr,
+) -> None:
     """Exact top-``width`` of what slices hold, at most ``MOST`` of each."""
     slot = tl.arange(0, SLICES * MOST)
     there = slot % MOST < tl.load(counts + slot // MOST)
-    column = tl.load(kept + slot // MOST * ROOM + slot % MOST, mask=there, other=0)
-    found = tl.load(scores + column, mask=there, other=0.0)
-    order = tl.where(there, ordered(found), LOWEST)
-    chosen, place = exact_places(order, exact_threshold(order, width, bound), width)
-    tl.store(out + place, origin + column, mask=chosen)
+    _select_listed(kept + slot // MOST * ROOM + slot % MOST, there, total, bounds, origin, out, width)
 
 
 @triton.jit
@@ -251,54 +294,72 @@ def topk_rows_kernel(
     out,  # [rows, width] int32
     stride,
     width,
+    rows,
     GROUPS: tl.constexpr,  # sub-blocks of a row, or groups of SUB sub-blocks where NESTED, padded
     CHOSEN: tl.constexpr,  # width, padded
     SUB: tl.constexpr,
     NESTED: tl.constexpr,
 ) -> None:
-    """One program per row: top-k of the maxima, then top-k of the sub-blocks they point to.
+    """The thorough path; every program takes rows at a distance, of which few are to be done where ``numbers`` are given."""
+    for at in range(tl.program_id(0), rows, tl.num_programs(0)):
+        row = tl.full([], 0, tl.int64) + at
+        wanted = True
+        if numbers is not None:
+            wanted = tl.load(numbers + row) < 0
+        if wanted:
+            seen, origin = tl.load(visible + row), _origin(first_key, row)
+            to = out + row * width
+            if seen <= width:
+                take_all(to, seen, origin, width, CHOSEN)
+            else:
+                own = scores + row * stride, maxima + row * (stride // SUB)
+                _select_thoroughly(*own, seen, origin, to, width, GROUPS, CHOSEN, SUB, NESTED)
+
+
+@triton.jit
+def _select_thoroughly(
+    scores,
+    maxima,
+    seen,
+    origin,
+    out,
+    width,
+    GROUPS: tl.constexpr,
+    CHOSEN: tl.constexpr,
+    SUB: tl.constexpr,
+    NESTED: tl.constexpr,
+) -> None:
+    """Top-k of a row's maxima, then top-k of the sub-blocks they point to.
 
     Where a row has too many maxima for the registers, the same step comes first on the maxima of groups of maxima.
     """
-    row = tl.program_id(0).to(tl.int64)
-    seen, origin = tl.load(visible + row), _origin(first_key, row)
-    out += row * width
-    scores += row * stride
-    maxima += row * (stride // SUB)
-    wanted = True
-    if numbers is not None:
-        wanted = tl.load(numbers + row) < 0
-    if wanted & (seen <= width):
-        take_all(out, seen, origin, width, CHOSEN)
-    elif wanted:
-        blocks = (seen + SUB - 1) // SUB
-        slot = tl.arange(0, CHOSEN)
-        block = slot
-        floor = tl.full([], LOWEST, tl.int32)  # as many scores as are wanted reach what as many maxima reach
-        if blocks > width:
-            index = tl.arange(0, GROUPS)
-            if NESTED:
-                groups = (blocks + SUB - 1) // SUB
-                group = slot
-                if groups > width:
-                    peaks = tl.full([GROUPS], float("-inf"), tl.float32)
-                    for member in range(SUB):
-                        place = index * SUB + member
-                        peaks = tl.maximum(peaks, tl.load(maxima + place, mask=place < blocks, other=float("-inf")))
-                    order = tl.where(index < groups, ordered(peaks), LOWEST)
-                    group, floor = take_best(order, floor, index, out, slot, width)
-                inner, there = inside(group, groups, slot, width, blocks, SUB, CHOSEN)
-                peaks = tl.load(maxima + inner, mask=there, other=0.0)
-                block, floor = take_best(tl.where(there, ordered(peaks), LOWEST), floor, inner, out, slot, width)
-            else:
-                peaks = tl.load(maxima + index, mask=index < blocks, other=0.0)
-                order = tl.where(index < blocks, ordered(peaks), LOWEST)
-                block, floor = take_best(order, floor, index, out, slot, width)
-        column, there = inside(block, blocks, slot, width, seen, SUB, CHOSEN)
-        found = tl.load(scores + column, mask=there, other=0.0)
-        order = tl.where(there, ordered(found), LOWEST)
-        chosen, place = exact_places(order, exact_threshold(order, width, floor), width)
-        tl.store(out + place, origin + column, mask=chosen)
+    blocks = (seen + SUB - 1) // SUB
+    slot = tl.arange(0, CHOSEN)
+    block = slot
+    if blocks > width:
+        index = tl.arange(0, GROUPS)
+        if NESTED:
+            groups = (blocks + SUB - 1) // SUB
+            group = slot
+            if groups > width:
+                peaks = tl.full([GROUPS], float("-inf"), tl.float32)
+                for member in range(SUB):
+                    place = index * SUB + member
+                    peaks = tl.maximum(peaks, tl.load(maxima + place, mask=place < blocks, other=float("-inf")))
+                group = take_best(tl.where(index < groups, ordered(peaks), LOWEST), index, out, slot, width)
+            inner, there = inside(group, groups, slot, width, blocks, SUB, CHOSEN)
+            peaks = tl.load(maxima + inner, mask=there, other=0.0)
+            block = take_best(tl.where(there, ordered(peaks), LOWEST), inner, out, slot, width)
+        else:
+            peaks = tl.load(maxima + index, mask=index < blocks, other=0.0)
+            block = take_best(tl.where(index < blocks, ordered(peaks), LOWEST), index, out, slot, width)
+    column, there = inside(block, blocks, slot, width, seen, SUB, CHOSEN)
+    found = tl.load(scores + column, mask=there, other=0.0)
+    order = tl.where(there, ordered(found), LOWEST)
+    low, high, number = span(order)
+    threshold, ties = exact_threshold(order, width, low, high, number)
+    chosen, place = exact_places(order, threshold, ties)
+    tl.store(out + place, origin + column, mask=chosen)
 
 
 @torch.no_grad()
@@ -347,9 +408,12 @@ def select_topk(
     out = visible.new_empty(scores.shape[0], topk) if out is None else out
     if out.numel():
         numbers = None
-        if not nested and groups > chosen:
+        if not nested and groups > max(chosen, _LINE.value):
             numbers = _collect(scores, maxima, visible, first_key, out, sub_block)
-        topk_rows_kernel[(scores.shape[0],)](
+            if numbers is None:
+                return out
+        rows = scores.shape[0]
+        topk_rows_kernel[(rows if numbers is None else min(rows, _PROGRAMS),)](
             scores,
             maxima,
             visible,
@@ -358,6 +422,7 @@ def select_topk(
             out,
             scores.shape[1],
             topk,
+            rows,
             GROUPS=groups,
             CHOSEN=chosen,
             SUB=sub_block,
@@ -369,46 +434,47 @@ def select_topk(
 
 def _collect(
     scores: Tensor, maxima: Tensor, visible: Tensor, first_key: Tensor | None, out: Tensor, sub_block: int
-) -> Tensor:
-    """The fast path; returns ``[R]`` int32, -1 for the rows that it left out."""
+) -> Tensor | None:
+    """The fast path; returns ``[R]`` int32, -1 for the rows that it left out, or None if there are none."""
     rows, topk = out.shape
-    limit = 2 * next_power_of_two(topk)
-    groups = visible.new_empty(rows, limit)
-    numbers, bounds = visible.new_empty(rows), visible.new_empty(rows)
-    padded = next_power_of_two(maxima.shape[1])
-    few = rows <= _FEW_ROWS
-    shape = {"SUB": sub_block, "LIMIT": limit}
-    lists = (groups, numbers, bounds)
-    options = {"GROUPS": padded, **shape, **(_FEW if few else _BOUND)}
-    call(bound_kernel, (rows,), maxima, visible, *lists, scores.shape[1], topk, **options)
-    if few:
-        _collect_in_slices(scores, visible, first_key, *lists, out, shape)
-        return numbers
-    kept = visible.new_empty(rows, 2 * limit)
+    limit, groups = 2 * next_power_of_two(topk), next_power_of_two(maxima.shape[1])
+    chosen = visible.new_empty(rows, limit)
+    numbers, bounds = visible.new_empty(rows), visible.new_empty(rows, 2)
+    lists, sizes, shape = (chosen, numbers, bounds), (scores.shape[1], topk), {"SUB": sub_block, "LIMIT": limit}
+    if rows <= _FEW_ROWS:
+        options = {"GROUPS": groups, **shape, **_FEW}
+        call(bound_kernel, (rows,), maxima, visible, *lists, *sizes, **options)
+        _collect_in_slices(scores, maxima, visible, first_key, *lists, out, limit)
+        return None
+    options = {"GROUPS": groups, **shape, **(_BOUND if groups <= 8192 else _BOUND_MANY)}
+    call(bound_kernel, (rows,), maxima, visible, *lists, *sizes, **options)
+    kept = visible.new_empty(rows, limit, dtype=torch.int64)
     options = {**shape, "CHUNK": min(_COLLECTED // sub_block, limit), **_COLLECT}
-    call(collect_kernel, (rows,), scores, visible, first_key, *lists, kept, out, scores.shape[1], topk, **options)
+    call(collect_kernel, (rows,), scores, visible, first_key, *lists, kept, out, *sizes, **options)
     return numbers
 
 
 def _collect_in_slices(
     scores: Tensor,
+    maxima: Tensor,
     visible: Tensor,
     first_key: Tensor | None,
     groups: Tensor,
     numbers: Tensor,
     bounds: Tensor,
     out: Tensor,
-    shape: dict[str, int],
+    limit: int,
 ) -> None:
     """Collect with several programs a row, then select with one."""
-    rows, topk = out.shape
-    room, share = max(4 * shape["LIMIT"] // _SLICES, 1), max(shape["LIMIT"] // _SLICES, 1)
-    kept, counts = visible.new_empty(rows, _SLICES, room), visible.new_empty(rows, _SLICES)
+    (rows, topk), sub_block = out.shape, scores.shape[1] // maxima.shape[1]
+    room, share = max(4 * limit // _SLICES, 1), max(limit // _SLICES, 1)
+    kept, counts = visible.new_empty(rows, _SLICES, room, dtype=torch.int64), visible.new_empty(rows, _SLICES)
     lists, sizes = (numbers, bounds, kept, counts), (scores.shape[1], topk)
-    grid = (rows, _SLICES)
-    call(collect_slices_kernel, grid, scores, visible, groups, *lists, *sizes, **shape, ROOM=room, SLICE=share)
-    options = {"SLICES": _SLICES, "ROOM": room, "USUAL": min(room, 4), **_FEW}
-    call(select_slices_kernel, (rows,), scores, visible, first_key, *lists, out, *sizes, **options)
+    options = {"SUB": sub_block, "LIMIT": limit, "ROOM": room, "SLICE": share}
+    call(collect_slices_kernel, (rows, _SLICES), scores, visible, groups, *lists, *sizes, **options)
+    shape = {"GROUPS": next_power_of_two(maxima.shape[1]), "CHOSEN": limit // 2, "SUB": sub_block}
+    options = {"SLICES": _SLICES, "ROOM": room, "USUAL": min(room, 4), **shape, **_FEW}
+    call(select_slices_kernel, (rows,), scores, maxima, visible, first_key, *lists, out, *sizes, **options)
 
 
 def block_maxima(scores: Tensor, visible: Tensor, sub_block: int = SUB_BLOCK) -> Tensor:

@@ -6,18 +6,27 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "GRAIN",
     "LOWEST",
     "as_float",
     "exact_places",
     "exact_threshold",
+    "in_one",
     "inside",
-    "loose_bound",
     "ordered",
+    "places_of_halves",
+    "places_of_lines",
+    "search",
+    "span",
+    "span_of_halves",
     "take_all",
     "take_best",
 ]
 
 LOWEST = tl.constexpr(-(2**31))  # below the order of every float, minus infinity included: no key here
+_HIGHEST = tl.constexpr(2**31 - 1)
+GRAIN = tl.constexpr(2**16)
+"""What integers of sixteen bits are multiples of, where two of them share a register."""
 
 
 @triton.jit
@@ -29,24 +38,23 @@ def ordered(scores) -> tl.tensor:
 
 
 @triton.jit
-def exact_threshold(order, wanted, floor) -> tl.tensor:
-    """A number that ``wanted`` of the integers reach, or that more reach only because they are equal to it.
+def exact_threshold(order, wanted, low, high, reach) -> tuple:
+    """The exact top-``wanted`` of integers: a threshold, and how many that are equal to it belong to the chosen.
 
-    At least ``wanted`` of them are known to reach ``floor``.
+    Every integer that counts is from ``low`` to ``high``, and ``reach`` of them are that, at least ``wanted``.
     """
-    threshold, _ = loose_bound(order, wanted, wanted, floor)
-    return threshold
+    threshold, above, reach = search(order, wanted, wanted, low, high, reach, 0.02, 1)
+    return threshold, tl.where(reach == wanted, wanted, wanted - above)
 
 
 @triton.jit
-def exact_places(order, threshold, wanted) -> tuple:
-    """The exact top-``wanted`` of integers, lower positions first among equals: who is chosen, and its place in the output."""
+def exact_places(order, threshold, ties) -> tuple:
+    """Who is chosen, lower positions first among those equal to the threshold, and the place of each in the output."""
     above, equal = order > threshold, order == threshold
-    missing = wanted - tl.sum(above.to(tl.int32), 0)
     # One scan counts both: those above in the high half, those equal in the low half.
     counts = tl.cumsum((above.to(tl.int32) << 16) | equal.to(tl.int32), 0)
-    ties = counts & 0xFFFF
-    return above | (equal & (ties <= missing)), (counts >> 16) + tl.minimum(ties, missing) - 1
+    before = counts & 0xFFFF
+    return above | (equal & (before <= ties)), (counts >> 16) + tl.minimum(before, ties) - 1
 
 
 @triton.jit
@@ -58,15 +66,15 @@ def take_all(out, visible, first_key, width, BLOCK: tl.constexpr) -> None:
 
 
 @triton.jit
-def take_best(order, floor, index, out, slot, width) -> tuple:
-    """``index`` of the top-``width`` of integers, by way of the row of the output, and the threshold they reach."""
-    threshold = exact_threshold(order, width, floor)
-    chosen, place = exact_places(order, threshold, width)
+def take_best(order, index, out, slot, width) -> tl.tensor:
+    """``index`` of the top-``width`` of integers, by way of the row of the output."""
+    threshold, ties = exact_threshold(order, width, *span(order))
+    chosen, place = exact_places(order, threshold, ties)
     tl.store(out + place, index, mask=chosen)
     tl.debug_barrier()
     kept = tl.load(out + slot, mask=slot < width, other=0)
     tl.debug_barrier()  # everybody has read before the next list or the result is written
-    return kept, threshold
+    return kept
 
 
 @triton.jit
@@ -84,28 +92,113 @@ def as_float(order) -> tl.tensor:
 
 
 @triton.jit
-def loose_bound(order, wanted, most, floor) -> tuple:
-    """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``; how many do.
+def _widest(low, high, number, other_low, other_high, other_number):
+    return tl.minimum(low, other_low), tl.maximum(high, other_high), number + other_number
 
-    At least ``wanted`` of them are known to reach ``floor``. Counts fall about exponentially with the score, so at first their
-    logarithms are interpolated, and every fourth step halves; where ties or clusters mislead that, halving soon goes on alone.
+
+@triton.jit
+def span(order) -> tuple:
+    """The lowest and the highest integer that is a key, and how many are."""
+    there = order != LOWEST
+    return tl.reduce((tl.where(there, order, _HIGHEST), order, there.to(tl.int32)), 0, _widest)
+
+
+@triton.jit
+def in_one(upper, lower) -> tl.tensor:
+    """Two integers in one, each rounded down to sixteen bits, which keeps their order.
+
+    What reaches a multiple of ``GRAIN`` reaches it rounded, too.
     """
-    low = tl.maximum(tl.min(tl.where(order == LOWEST, 2147483647, order), 0), floor)
-    high = tl.max(order, 0)
-    reach, above = tl.sum((order >= low).to(tl.int32), 0), tl.full([], 0, tl.int32)
+    return (upper & -GRAIN) | ((lower >> 16) & (GRAIN - 1))
+
+
+@triton.jit
+def span_of_halves(halves) -> tuple:
+    """The lowest and the highest of integers that are two in one."""
+    upper, lower = halves & -GRAIN, halves << 16
+    least = tl.minimum(tl.where(upper == LOWEST, _HIGHEST, upper), tl.where(lower == LOWEST, _HIGHEST, lower))
+    low, high, _ = tl.reduce((least, tl.maximum(upper, lower), upper), 0, _widest)
+    return low, high
+
+
+@triton.jit
+def places_of_lines(chosen) -> tuple:
+    """The place of each chosen one of ``[lines, members]``, line after line, and how many there are."""
+    line = tl.sum(chosen, 1)
+    return (tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(chosen, 1) - 1, tl.sum(line, 0)
+
+
+@triton.jit
+def places_of_halves(upper, lower) -> tuple:
+    """The places of two masks ``[lines, members]``, all of the first before those of the second; one scan counts both."""
+    chosen = (lower.to(tl.int32) << 16) | upper.to(tl.int32)
+    line = tl.sum(chosen, 1)
+    counts = (tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(chosen, 1)
+    first = tl.sum(line, 0) & (GRAIN - 1)
+    return (counts & (GRAIN - 1)) - 1, first + ((counts >> 16) & (GRAIN - 1)) - 1
+
+
+@triton.jit
+def _between(low, high, share, grain: tl.constexpr) -> tl.tensor:
+    """The integer behind a share of the way between two floats, above the first and up to the second."""
+    guess = as_float(low) + (as_float(high) - as_float(low)) * share
+    bits = tl.where(guess == guess, guess, 0.0).to(tl.int32, bitcast=True)
+    return tl.minimum(tl.maximum((bits ^ ((bits >> 31) & 0x7FFFFFFF)) & -grain, low + grain), high)
+
+
+@triton.jit
+def _mean(low, high, grain: tl.constexpr) -> tl.tensor:
+    """Half the way between two integers, above the first."""
+    return tl.maximum(((low | high) - ((low ^ high) >> 1)) & -grain, low + grain)
+
+
+@triton.jit
+def _reaching(order, first, second) -> tl.tensor:
+    """One for each integer that reaches the first number, and in the high half one for each that reaches the second."""
+    return (order >= first).to(tl.int32) + ((order >= second).to(tl.int32) << 16)
+
+
+@triton.jit
+def search(order, wanted, most, low, high, reach, spread, grain: tl.constexpr) -> tuple:
+    """A number that ``wanted`` of the integers reach and, unless too many are equal, at most ``most``.
+
+    Counts fall about exponentially with the score, so their logarithms are interpolated. A step counts at two numbers around
+    that guess, which costs as much as at one: what is waited for is the sum over the program's threads. Every fourth step
+    halves instead; where ties or clusters mislead the guess, halving soon goes on alone.
+
+    Args:
+        order: Integers, at most 32768; two in one where the grain is ``GRAIN``.
+        wanted: See above.
+        most: See above.
+        low: Number that ``reach`` of the integers reach, a multiple of the grain.
+        high: Number that none exceeds, a multiple of the grain.
+        reach: At least ``wanted``.
+        spread: How far from the guess to count, as a share of what is left; twice that in the first step.
+        grain: What all integers are multiples of, 1 or ``GRAIN``.
+
+    Returns:
+        The number, how many of the integers exceed it if it is the only one left, and how many reach it.
+    """
+    above = tl.full([], 0, tl.int32)
     goal = tl.log2((wanted + most) * 0.5)
     step = tl.full([], 0, tl.int32)
-    while (low < high) & (reach > most):  # pyright: ignore[reportOperatorIssue]
+    while (low < high) & (reach > most):
         top, bottom = tl.log2(reach.to(tl.float32)), tl.log2(above.to(tl.float32) + 0.5)
-        guess = as_float(low) + (as_float(high) - as_float(low)) * ((top - goal) / (top - bottom))
-        bits = tl.where(guess == guess, guess, 0.0).to(tl.int32, bitcast=True)
-        probe = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-        probe = tl.minimum(tl.maximum(probe, low + 1), high)  # pyright: ignore[reportOperatorIssue]
-        mean = (low | high) - ((low ^ high) >> 1)  # pyright: ignore[reportOperatorIssue]
-        middle = tl.where((step % 4 == 3) | (step > 10), mean, probe)
-        count = tl.sum((order >= middle).to(tl.int32), 0)
-        enough = count >= wanted
-        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle - 1)
-        reach, above = tl.where(enough, count, reach), tl.where(enough, above, count)
+        share = (top - goal) / (top - bottom)
+        apart = tl.where(step == 0, 2.0 * spread, spread)
+        middle = _mean(low, high, grain)
+        halve = (step % 4 == 3) | (step > 8)
+        first = tl.where(halve, _mean(low, middle, grain), _between(low, high, share - apart, grain))
+        second = tl.where(halve, middle, _between(low, high, share + apart, grain))
+        # One sum counts both, of which neither fills sixteen bits.
+        found = _reaching(order, first, second)
+        if grain != 1:
+            found += _reaching(order << 16, first, second)
+        both = tl.sum(found, 0)
+        count, fewer = both & 0xFFFF, (both >> 16) & 0xFFFF
+        high = tl.where(fewer >= wanted, high, tl.where(count >= wanted, second, first) - grain)
+        above = tl.where(fewer >= wanted, above, tl.where(count >= wanted, fewer, count))
+        low = tl.where(fewer >= wanted, second, tl.where(count >= wanted, first, low))
+        reach = tl.where(fewer >= wanted, fewer, tl.where(count >= wanted, count, reach))
         step += 1
-    return low, reach
+    return low, above, reach
