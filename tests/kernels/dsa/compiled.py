@@ -121,7 +121,11 @@ def topk_cases():
         (topk.bound_kernel, {"GROUPS": 16384, "SUB": 8, "LIMIT": 4096}, 16384),
         *((topk.collect_kernel, {"SUB": sub, "LIMIT": 4096, "CHUNK": 4096 // sub}, 8192) for sub in (2, 4, 8, 16)),
         (topk.collect_slices_kernel, {"SUB": 8, "LIMIT": 4096, "ROOM": 2048, "SLICE": 512}, 4096),
-        (topk.select_slices_kernel, {"SLICES": 8, "ROOM": 2048, "USUAL": 4, "GROUPS": 16384, "CHOSEN": 2048, "SUB": 8}, 16384),
+        (
+            topk.select_slices_kernel,
+            {"SLICES": 8, "ROOM": 2048, "USUAL": 4, "GROUPS": 16384, "CHOSEN": 2048, "SUB": 8},
+            16384,
+        ),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 16384, "CHOSEN": 2048, "SUB": 8, "NESTED": False}, 16384),
         (rows, {"GROUPS": 4096, "CHOSEN": 2048, "SUB": 8, "NESTED": True}, 16384),
