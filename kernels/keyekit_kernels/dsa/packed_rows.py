@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Chunk", "check_lengths", "cut_chunks", "cut_tiles", "to_device", "visible_keys"]
+__all__ = ["Chunk", "check_lengths", "cut_chunks", "cut_tiles", "remembered", "to_device", "visible_keys"]
+
+Made = TypeVar("Made")
+_REMEMBERED = 8
+"""Results of a function that are remembered: packs of training and of validation, and chunks of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,36 @@ def to_device(values: Sequence, dtype: torch.dtype, device: torch.device | str) 
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def remembered(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Remember what a function makes on a device out of lengths, which are the same in all layers of a model.
+
+    Args:
+        make: Its arguments are hashable, the last one is the device.
+
+    Example:
+        >>> ask = remembered(lambda length, device: torch.arange(length, device=device))
+        >>> ask(3, torch.device("cpu")) is ask(3, torch.device("cpu"))
+        True
+    """
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def kept(stream: int, *arguments: object) -> Made:  # what one stream has copied, another one would have to wait for
+        with torch.inference_mode(False):
+            return make(*arguments)
+
+    @wraps(make)
+    def ask(*arguments: object) -> Made:
+        device = arguments[-1]
+        assert isinstance(device, torch.device)
+        if device.type != "cuda":
+            return kept(0, *arguments)
+        if torch.cuda.is_current_stream_capturing():  # memory of a graph is its own
+            return make(*arguments)
+        return kept(torch.cuda.current_stream(device).cuda_stream, *arguments)
+
+    return ask
 
 
 def _sequences(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:

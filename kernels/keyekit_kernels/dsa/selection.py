@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from keyekit_kernels.dsa.indexer import check_indexer, indexer_launch, launch_logits, queries_of_run
-from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, to_device, visible_keys
+from keyekit_kernels.dsa.launch import Launch
+from keyekit_kernels.dsa.packed_rows import (
+    Chunk,
+    check_lengths,
+    cut_chunks,
+    cut_tiles,
+    remembered,
+    to_device,
+    visible_keys,
+)
 from keyekit_kernels.dsa.topk import select_topk, sub_block_of
 
 __all__ = ["index_topk"]
@@ -58,18 +68,10 @@ def index_topk(
     width = min(topk, max(key_lengths, default=0))
     selected = torch.empty(query.shape[0], width, dtype=torch.int32, device=query.device)
     launch = indexer_launch(query)
-    chunks = cut_chunks(query_lengths, key_lengths, workspace // 4, launch.block, skip=width)
-    tiles = [
-        cut_tiles(query_lengths, key_lengths, queries_of_run(launch), width, range(chunk.start, chunk.stop))
-        for chunk in chunks
-    ]
-    tables = to_device([tile for group in tiles for tile in group], torch.int32, query.device).split(
-        [len(group) for group in tiles]
-    )
-    visible, first_key = visible_keys(query_lengths, key_lengths, query.device)
-    largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in chunks), default=0)
+    plan = _plan(tuple(query_lengths), tuple(key_lengths), width, workspace // 4, launch, query.device)
+    largest = max(((chunk.stop - chunk.start) * chunk.width for chunk in plan.chunks), default=0)
     buffer = query.new_empty(largest + largest // 2, dtype=torch.float32)  # sub-blocks have two keys or more
-    for chunk, table in zip(chunks, tables, strict=True):
+    for chunk, table in zip(plan.chunks, plan.tables, strict=True):
         rows, size = slice(chunk.start, chunk.stop), (chunk.stop - chunk.start) * chunk.width
         scores = buffer[:size].view(-1, chunk.width) if size else buffer.new_empty(rows.stop - rows.start, 0)
         sub_block = sub_block_of(chunk.width)
@@ -77,5 +79,42 @@ def index_topk(
         launch_logits(
             query, key, weights, key_scale, table, (scores, maxima), chunk.start, chunk.width, fill=False, launch=launch
         )
-        select_topk(scores, maxima, visible[rows], width, first_key=first_key[rows], out=selected[rows])
+        select_topk(scores, maxima, plan.visible[rows], width, first_key=plan.first_key[rows], out=selected[rows])
     return selected
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is done with a pack, chunk by chunk.
+
+    Args:
+        chunks: Queries that are scored at the same time.
+        tables: ``[tiles, 4]`` int32 for each chunk, as the indexer reads them.
+        visible: ``[T]`` int32 keys that each query sees.
+        first_key: ``[T]`` int32, the first of them.
+    """
+
+    chunks: list[Chunk]
+    tables: tuple[Tensor, ...]
+    visible: Tensor
+    first_key: Tensor
+
+
+@remembered
+def _plan(
+    query_lengths: tuple[int, ...],
+    key_lengths: tuple[int, ...],
+    width: int,
+    budget: int,
+    launch: Launch,
+    device: torch.device,
+) -> _Plan:
+    """Chunks of at most ``budget`` scores; queries that see at most ``width`` keys are not scored."""
+    chunks = cut_chunks(query_lengths, key_lengths, budget, launch.block, skip=width)
+    tiles = [
+        cut_tiles(query_lengths, key_lengths, queries_of_run(launch), width, range(chunk.start, chunk.stop))
+        for chunk in chunks
+    ]
+    table = to_device([tile for group in tiles for tile in group], torch.int32, device)
+    tables = table.split([len(group) for group in tiles])
+    return _Plan(chunks, tables, *visible_keys(query_lengths, key_lengths, device))

@@ -167,7 +167,8 @@ def collect_kernel(
         bounds += row * 2
         number, bound = tl.load(numbers + row), tl.load(bounds)
         total = tl.full([], 0, tl.int32)
-        for start in tl.range(0, number, CHUNK, num_stages=3):  # loads run ahead of what is done with them
+        # Loads run ahead of what is done with them.
+        for start in tl.range(0, number, CHUNK, num_stages=3):  # pyright: ignore[reportGeneralTypeIssues]
             slot = start + tl.arange(0, CHUNK)
             block = tl.load(groups + row * LIMIT + slot, mask=slot < number, other=0)
             member = block[:, None] * SUB + tl.arange(0, SUB)[None, :]
@@ -258,7 +259,8 @@ def select_slices_kernel(
         counts += row * SLICES
         if (tl.load(numbers + row) < 0) | (most > ROOM):
             maxima += row * (stride // SUB)
-            _select_thoroughly(scores, maxima, seen, origin, out, width, GROUPS, CHOSEN, SUB, False)
+            nested: tl.constexpr = False  # pyright: ignore[reportAssignmentType]
+            _select_thoroughly(scores, maxima, seen, origin, out, width, GROUPS, CHOSEN, SUB, nested)
         elif most * USUAL <= ROOM:
             _select_slices(kept, counts, total, bounds, origin, out, width, SLICES, ROOM, ROOM // USUAL)
         else:

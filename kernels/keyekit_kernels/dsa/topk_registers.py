@@ -43,7 +43,7 @@ def exact_threshold(order, wanted, low, high, reach) -> tuple:
 
     Every integer that counts is from ``low`` to ``high``, and ``reach`` of them are that, at least ``wanted``.
     """
-    threshold, above, reach = search(order, wanted, wanted, low, high, reach, 0.02, 1)
+    threshold, above, reach = search(order, wanted, wanted, low, high, reach, 0.02, tl.constexpr(1))
     return threshold, tl.where(reach == wanted, wanted, wanted - above)
 
 
@@ -100,7 +100,8 @@ def _widest(low, high, number, other_low, other_high, other_number):
 def span(order) -> tuple:
     """The lowest and the highest integer that is a key, and how many are."""
     there = order != LOWEST
-    return tl.reduce((tl.where(there, order, _HIGHEST), order, there.to(tl.int32)), 0, _widest)
+    low, high, number = tl.reduce((tl.where(there, order, _HIGHEST), order, there.to(tl.int32)), 0, _widest)
+    return low, high, number
 
 
 @triton.jit
@@ -134,7 +135,7 @@ def places_of_halves(upper, lower) -> tuple:
     chosen = (lower.to(tl.int32) << 16) | upper.to(tl.int32)
     line = tl.sum(chosen, 1)
     counts = (tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(chosen, 1)
-    first = tl.sum(line, 0) & (GRAIN - 1)
+    first = tl.sum(line, 0) & (GRAIN - 1)  # pyright: ignore[reportOperatorIssue]
     return (counts & (GRAIN - 1)) - 1, first + ((counts >> 16) & (GRAIN - 1)) - 1
 
 
@@ -195,7 +196,7 @@ def search(order, wanted, most, low, high, reach, spread, grain: tl.constexpr) -
         if grain != 1:
             found += _reaching(order << 16, first, second)
         both = tl.sum(found, 0)
-        count, fewer = both & 0xFFFF, (both >> 16) & 0xFFFF
+        count, fewer = both & 0xFFFF, (both >> 16) & 0xFFFF  # pyright: ignore[reportOperatorIssue]
         high = tl.where(fewer >= wanted, high, tl.where(count >= wanted, second, first) - grain)
         above = tl.where(fewer >= wanted, above, tl.where(count >= wanted, fewer, count))
         low = tl.where(fewer >= wanted, second, tl.where(count >= wanted, first, low))

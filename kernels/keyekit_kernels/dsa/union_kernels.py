@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from keyekit_kernels.dsa.packed_rows import to_device
+from keyekit_kernels.dsa.launch import call
+from keyekit_kernels.dsa.packed_rows import remembered, to_device
 from keyekit_kernels.dsa.union import WIDEST_GROUP, Union
 
 __all__ = ["build_blocks", "merge_blocks"]
@@ -22,7 +23,9 @@ PACKED = tl.constexpr(4)
 """Parts of a block whose counts share a number of 64 bits."""
 _SPAN = 16384
 """Keys of a block that one program counts and places; sixteen bits count them."""
-_TILE = 2048
+_TILE = {"count": 2048, "place": 1024}
+LINE = tl.constexpr(8)
+"""Keys of a tile that are counted together."""
 _ROOM = 4
 """U / k for which room is made at first; longer unions are placed a second time, in as much room as they were found to need."""
 
@@ -129,12 +132,14 @@ def place_kernel(
     begin, end = segment * span, tl.minimum((segment + 1) * span, stride)
     for first in tl.static_range(0, PARTS, PACKED):  # pyright: ignore[reportGeneralTypeIssues]
         done = tl.full([], 0, tl.int64)
-        for start in range(begin, end, TILE):
-            place = start + tl.arange(0, TILE)
+        # Loads run ahead of what is done with them.
+        for start in tl.range(begin, end, TILE, num_stages=2):  # pyright: ignore[reportGeneralTypeIssues]
+            place = start + tl.arange(0, TILE // LINE)[:, None] * LINE + tl.arange(0, LINE)[None, :]
             word = tl.load(words + place, mask=place < end, other=0)
             packed = _packed(word, first, GROUP, PARTS)
-            reached = done + tl.cumsum(packed, 0)  # one scan serves all parts
-            done += tl.sum(packed, 0)
+            line = tl.sum(packed, 1)
+            reached = (done + tl.cumsum(line, 0) - line)[:, None] + tl.cumsum(packed, 1)  # one scan serves all parts
+            done += tl.sum(line, 0)
             for part in tl.static_range(first, min(first + PACKED, PARTS)):  # pyright: ignore[reportGeneralTypeIssues]
                 slot = (block * PARTS + part) * segments + segment
                 bits = _bits(word, part, GROUP)
@@ -183,7 +188,7 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
         key_lengths: Keys of each sequence.
         group: Queries per block.
     """
-    layout = _Layout.of(query_lengths, key_lengths, group, indices.device)
+    layout = _layout(tuple(query_lengths), tuple(key_lengths), group, _SCRATCH_BYTES // 4, indices.device)
     indices = indices.contiguous()
     selected = torch.zeros(1, dtype=torch.int64, device=indices.device)
 
@@ -200,7 +205,7 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
                 num_warps=4,  # pyright: ignore[reportCallIssue]
             )
 
-    room = _ROOM * indices.shape[1] * len(layout.real)
+    room = _ROOM * indices.shape[1] * layout.first.shape[0]
     keys, masks, starts, merged = _build(layout, mark, room)
     union = layout.union(keys, masks, starts)  # before the host waits: the device must not wait for the host afterwards
     total, pairs, merged = torch.cat([starts[-1:], selected, merged]).tolist()
@@ -213,7 +218,7 @@ def build_blocks(indices: Tensor, query_lengths: Sequence[int], key_lengths: Seq
 @torch.no_grad()
 def merge_blocks(union: Union) -> Union:
     """The union of 32 queries from one of fewer that :func:`build_blocks` built, without waiting for the device."""
-    layout = _Layout.of(*union.lengths, WIDEST_GROUP, union.keys.device)
+    layout = _layout(*union.lengths, WIDEST_GROUP, _SCRATCH_BYTES // 4, union.keys.device)
     narrow = to_device(layout.narrow(union.group), torch.int32, union.keys.device)
 
     def mark(table: Tensor, words: Tensor, stride: int, chunk: slice) -> None:
@@ -241,30 +246,22 @@ class _Layout:
     Args:
         blocks: Per block its first query, its queries, its first key and the keys that its last query sees.
         table: The same on the device.
-        real: Numbers of the parts that hold queries.
+        chunks: Ranges of blocks whose scratch exists at the same time, and their stride.
+        real: ``[parts]`` int64 numbers of the parts that hold queries, or None if all do.
+        first: ``[parts]`` int32 first query of each of those.
+        size: ``[parts]`` int32 queries of each of those.
         group: Queries of a part.
         lengths: Queries and keys of each sequence.
     """
 
     blocks: list[tuple[int, int, int, int]]
     table: Tensor
-    real: list[int]
+    chunks: list[tuple[slice, int]]
+    real: Tensor | None
+    first: Tensor
+    size: Tensor
     group: int
     lengths: tuple[tuple[int, ...], tuple[int, ...]]
-
-    @classmethod
-    def of(cls, query_lengths: Sequence[int], key_lengths: Sequence[int], group: int, device: torch.device) -> _Layout:
-        """The layout of packed sequences."""
-        blocks, real = [], []
-        query, key, width, parts = 0, 0, BITS.value, BITS.value // group
-        for queries, keys in zip(query_lengths, key_lengths, strict=True):
-            for start in range(0, queries, width):
-                size = min(width, queries - start)
-                real += range(len(blocks) * parts, len(blocks) * parts + -(-size // group))
-                blocks.append((query + start, size, key, keys - queries + start + size))
-            query, key = query + queries, key + keys
-        table = to_device(blocks, torch.int32, device).view(-1, 4)
-        return cls(blocks, table, real, group, (tuple(query_lengths), tuple(key_lengths)))
 
     def narrow(self, group: int) -> list[int]:
         """Number of the first block of ``group`` queries in each block."""
@@ -274,37 +271,61 @@ class _Layout:
             number += -(-size // group)
         return numbers
 
-    def chunks(self, words: int) -> Iterator[tuple[slice, int]]:
-        """Ranges of blocks and their stride, whose scratch has at most so many words, or a single block."""
-        begin, widest = 0, 0
-        for number, (_, _, _, seen) in enumerate(self.blocks):
-            wider = max(widest, seen)
-            if number > begin and (number + 1 - begin) * _aligned(wider) > words:
-                yield slice(begin, number), _aligned(widest)
-                begin, wider = number, seen
-            widest = wider
-        if begin < len(self.blocks):
-            yield slice(begin, len(self.blocks)), _aligned(widest)
-
     def union(self, keys: Tensor, masks: Tensor, starts: Tensor) -> Union:
         """The union whose pairs are not counted yet. Parts without queries are left out; nothing is in them."""
-        parts, device = BITS.value // self.group, keys.device
-        number = to_device(self.real, torch.int64, device)
-        if len(self.real) < len(self.blocks) * parts:
-            starts = torch.cat([starts[number], starts[-1:]])
-        offset = number % parts * self.group
-        first, size = self.table[number // parts, :2].unbind(1)
         return Union(
             keys=keys,
             masks=masks,
-            starts=starts,
-            first=(first + offset).to(torch.int32),
-            size=(size - offset).clamp(max=self.group).to(torch.int32),
+            starts=starts if self.real is None else torch.cat([starts[self.real], starts[-1:]]),
+            first=self.first,
+            size=self.size,
             group=self.group,
             num_queries=sum(self.lengths[0]),
             selected=0,
             lengths=self.lengths,
         )
+
+
+@remembered
+def _layout(
+    query_lengths: tuple[int, ...], key_lengths: tuple[int, ...], group: int, words: int, device: torch.device
+) -> _Layout:
+    """The layout of packed sequences, in chunks of at most so many words of scratch."""
+    blocks, real = [], []
+    query, key, width, parts = 0, 0, BITS.value, BITS.value // group
+    for queries, keys in zip(query_lengths, key_lengths, strict=True):
+        for start in range(0, queries, width):
+            size = min(width, queries - start)
+            real += range(len(blocks) * parts, len(blocks) * parts + -(-size // group))
+            blocks.append((query + start, size, key, keys - queries + start + size))
+        query, key = query + queries, key + keys
+    table = to_device(blocks, torch.int32, device).view(-1, 4)
+    number = to_device(real, torch.int64, device)
+    offset = number % parts * group
+    first, size = table[number // parts, :2].unbind(1)
+    return _Layout(
+        blocks=blocks,
+        table=table,
+        chunks=list(_chunks(blocks, words)),
+        real=None if len(real) == len(blocks) * parts else number,
+        first=(first + offset).to(torch.int32),
+        size=(size - offset).clamp(max=group).to(torch.int32),
+        group=group,
+        lengths=(query_lengths, key_lengths),
+    )
+
+
+def _chunks(blocks: list[tuple[int, int, int, int]], words: int) -> Iterator[tuple[slice, int]]:
+    """Ranges of blocks and their stride, whose scratch has at most so many words, or a single block."""
+    begin, widest = 0, 0
+    for number, (_, _, _, seen) in enumerate(blocks):
+        wider = max(widest, seen)
+        if number > begin and (number + 1 - begin) * _aligned(wider) > words:
+            yield slice(begin, number), _aligned(widest)
+            begin, wider = number, seen
+        widest = wider
+    if begin < len(blocks):
+        yield slice(begin, len(blocks)), _aligned(widest)
 
 
 def _aligned(width: int) -> int:
@@ -321,21 +342,20 @@ def _build(
         if parts of 32 queries were merged.
     """
     device, group, parts = layout.table.device, layout.group, BITS.value // layout.group
-    chunks = list(layout.chunks(_SCRATCH_BYTES // 4))
-    size = max(((chunk.stop - chunk.start) * stride for chunk, stride in chunks), default=0)
+    size = max(((chunk.stop - chunk.start) * stride for chunk, stride in layout.chunks), default=0)
     words = torch.zeros(size, dtype=torch.int32, device=device)
     keys, masks = (torch.empty(capacity, dtype=torch.int32, device=device) for _ in range(2))
     zero, merged = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
     starts = [zero]
-    for chunk, stride in chunks:
+    for chunk, stride in layout.chunks:
         blocks, segments = chunk.stop - chunk.start, -(-stride // _SPAN)
         counts = torch.empty(blocks * parts * segments, dtype=torch.int32, device=device)
         mark(layout.table[chunk], words, stride, chunk)
-        shape = {"GROUP": group, "PARTS": parts, "TILE": _TILE}
-        count_kernel[(blocks, segments)](words, counts, merged, stride, _SPAN, **shape)
+        shape = {"GROUP": group, "PARTS": parts}
+        grid, span = (blocks, segments), (stride, _SPAN)
+        call(count_kernel, grid, words, counts, merged, *span, **shape, TILE=_TILE["count"])
         ends = counts.cumsum(0) + starts[-1][-1]
-        place_kernel[(blocks, segments)](
-            words, counts, ends, layout.table[chunk], keys, masks, stride, _SPAN, capacity, **shape
-        )
+        lists = layout.table[chunk], keys, masks
+        call(place_kernel, grid, words, counts, ends, *lists, *span, capacity, **shape, TILE=_TILE["place"])
         starts.append(ends.view(-1, segments)[:, -1])
     return keys, masks, torch.cat(starts), merged

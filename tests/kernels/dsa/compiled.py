@@ -108,11 +108,10 @@ def topk_cases():
         "maxima": "*fp32",
         "visible": "*i32",
         "first_key": "*i32",
-        "candidates": "*i32",
         "out": "*i32",
         "stride": "i32",
         "width": "i32",
-        "num_candidates": "i32",
+        "rows": "i32",
     }
     types |= dict.fromkeys(("groups", "numbers", "bounds", "kept", "counts"), "*i32")
     rows = topk.topk_rows_kernel
@@ -144,7 +143,7 @@ def union_cases():
     yield "1024", union_kernels.mark_rows_kernel, types, {"BLOCK": 1024}, 4, 3
     yield "8", union_kernels.mark_unions_kernel, types, {"GROUP": 8, "BLOCK": 1024}, 4, 3
     for group in (8, 16, 32):
-        constants = {"GROUP": group, "PARTS": 32 // group, "TILE": union_kernels._TILE}
+        constants = {"GROUP": group, "PARTS": 32 // group, "TILE": union_kernels._TILE["count"]}
         for kernel in (union_kernels.count_kernel, union_kernels.place_kernel):
             yield str(group), kernel, types, constants, 4, 3
 

@@ -14,12 +14,12 @@ SPILLS = {  # bytes per thread
     "bound_kernel": 0,
     "collect_kernel": 64,
     "collect_slices_kernel": 0,
-    "select_slices_kernel": 64,
-    "topk_rows_kernel": 64,
+    "select_slices_kernel": 96,  # in the path that few rows take
+    "topk_rows_kernel": 192,  # few rows get here
     "mark_rows_kernel": 0,
     "mark_unions_kernel": 0,
     "count_kernel": 0,
-    "place_kernel": 0,
+    "place_kernel": 8,
     "paged_logits_kernel": 0,
     "paged_attention_kernel": 0,
     "combine_kernel": 0,

@@ -40,7 +40,12 @@ def test_unions_equal_the_definition(group: int) -> None:
 
 def test_chunks_spans_tiles_and_a_second_attempt_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, theirs = on_device(8)
-    for name, value in (("_SCRATCH_BYTES", 4 * 100), ("_SPAN", 32), ("_TILE", 16), ("_ROOM", 1)):
+    for name, value in (
+        ("_SCRATCH_BYTES", 4 * 100),
+        ("_SPAN", 32),
+        ("_TILE", {"count": 16, "place": 16}),
+        ("_ROOM", 1),
+    ):
         monkeypatch.setattr(union_kernels, name, value)
     _, ours, _ = on_device(8)
     assert_same(ours, theirs)
