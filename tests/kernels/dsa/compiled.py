@@ -140,7 +140,7 @@ def union_cases():
         **dict.fromkeys(("starts", "ends", "merged", "selected"), "*i64"),
         **dict.fromkeys(("num_selected", "stride", "span", "capacity"), "i32"),
     }
-    yield "1024", union_kernels.mark_rows_kernel, types, {"BLOCK": 1024}, 4, 3
+    yield "256", union_kernels.mark_rows_kernel, types, {"BLOCK": 256}, 2, 3
     yield "8", union_kernels.mark_unions_kernel, types, {"GROUP": 8, "BLOCK": 1024}, 4, 3
     for group in (8, 16, 32):
         constants = {"GROUP": group, "PARTS": 32 // group, "TILE": union_kernels._TILE["count"]}
