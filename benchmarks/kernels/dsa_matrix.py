@@ -476,12 +476,14 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--read", type=Path, nargs="+", help="do not run: take the rows of earlier runs")
+    parser.add_argument("--beside", type=Path, help="an earlier run on another card, for the page")
     parser.add_argument("--write", type=Path, help="write the page here")
     options = parser.parse_args()
     earlier = [json.loads(path.read_text(encoding="utf-8")) for path in options.read or []]
     runs = earlier or [run(options)]
     if options.write:
-        options.write.write_text(page(runs), encoding="utf-8")
+        other = json.loads(options.beside.read_text(encoding="utf-8")) if options.beside else None
+        options.write.write_text(page(runs, other), encoding="utf-8")
 
 
 def run(options: argparse.Namespace) -> dict:

@@ -58,17 +58,18 @@ BARS = (  # issue: DSA kernels: right, then fast
 )
 
 REASONS = """\
-- *Layer forward at U/k 2.* At 128K the profiler finds 39 ms in the 16x64 indexer, 25 in top-k, 26 in attention and 8 in unions.
-  The indexer's loop issues about 255 instructions a warp for 128 that do arithmetic, and its maxima run at half rate, so the
-  tensor cores get 430 to 440 TF of work: they and the adders wait for each other. E4m3 inputs make it a tenth faster. Top-k is a
-  chain of latencies in each of its programs, of which registers let three onto a multiprocessor; fewer warps or more registers
-  (67.1 and 68.1 ms for 128K queries against 65.6) do not help. Up to 64K the host's launches show: a second machine with a slower
-  processor took 15.0 instead of 14.2 ms at 32K.
-- *KL dense.* With the attention's log-sum-exp known it takes twice a dense forward pass, down from eight times: at 32K 13.7 ms are
-  the attention of all heads, 4.4 the indexer's scores, 5.1 and 6.0 the gradients. The queries of a head are read anew for each
-  tile of keys, and products, exponentials and reads take turns rather than overlap. Without the log-sum-exp it costs 13 ms more.
-- *Decode.* A chain of latencies and seven launches: bounding and selecting one row of 128K take 16 to 20 us each whatever the batch,
-  scoring 32 sequences takes 90 us, against 66 us for the bytes of the index cache.
+- *Layer forward at U/k 2.* At 128K the profiler finds 41 ms in the 16x64 indexer, 17 in top-k, 25 in attention and 6 in unions.
+  The indexer is half of all: a head of a tile is 256 cycles of the tensor cores and 269 instructions for each of their
+  schedulers (215, and a sixteenth of the 864 at a tile's end), and takes 510 to 560 cycles: the three programs of a
+  multiprocessor wait for products together and then calculate together. The kernels in front and behind have become a third
+  faster since the run on the H200 (top-k 24.3 to 16.7 ms, unions 9.0 to 6.2), the indexer has not. Machines differ by two to three
+  hundredths, dense attention included: three H100 gave 0.99, 1.07 and 0.95 (the last one before plans were remembered) at 32K,
+  1.64, 1.68 and 1.59 at 64K, 2.55, 2.52 and 2.45 at 128K. At 32K half a millisecond of the 13.3 is the host: until its first launch,
+  and after it has read how long the unions are.
+- *KL dense.* With the attention's log-sum-exp known it takes 2.2 times a dense forward pass: at 32K 13.2 ms are the attention of
+  all heads, 4.3 the indexer's scores, 4.9 and 5.1 the gradients. The first alone has 5.6 ms of products at the best rate seen and
+  5.1 ms of exponentials, which take turns: its two programs a multiprocessor are all that registers leave room for, and with
+  three (168 registers) it takes 17.3. Without the log-sum-exp it costs 12 ms more.
 """
 
 LOST = """\
@@ -93,12 +94,29 @@ LOST = """\
 | unions: a scan for each part of a block (H200) | place 4 ms of 128K queries with one scan for four parts | one scan of 64 bits |
 | dense divergence: one kernel, products computed again, atomic sums (H200) | 110 ms at 32K against 29 | four kernels, a bit for each head |
 | dense divergence: 8 warps a program (H200) | attention of all heads 10.1 against 6.9, gradients 5.7 and 10.0 against 3.7 and 7.1 | 4 warps, two programs a multiprocessor |
+| top-k: all of a row in one kernel, or programs that keep their own scratch | 0.85 and 0.57-0.61 ms against 0.53 (2048 x 128K) | latencies of one kernel hide those of no other |
+| top-k: lists of columns, whose scores are read a second time | 0.30 ms for collecting against 0.21 | lists of scores and columns, 2048 scores a step, loads three steps ahead |
+| top-k: one probe a step; the span and the number of keys found out again | 6 + 7 steps a row against 3 + 4.5 | counting at two numbers costs one sum; what is known is passed on |
+| top-k: four programs a multiprocessor in place of three for collecting, or 4 warps | 17.5 and 17.6 ms for selecting at 64K against 17.6 | no difference |
+| decoding: kernels launched before the one in front has ended (programmatic dependent launch) | 38.5-40.6, 86-95, 213-220 us for 1, 8, 32 sequences against 38.2, 84, 210 | no: what waits takes the place of what works |
+| decoding: 256 keys or 8 warps when scoring, other numbers of slices, splits and stages | within 3 us, or slower | as it is |
+| indexer: x + abs(x) in place of the maximum, which runs at half rate; NaN by a maximum; no mask off the diagonal | 0.202, 0.205, 0.198 against 0.203e12 | the adders are not the limit |
+| indexer: programs of 4, 16 or 32 tiles; workspace of 0.75 to 1.75 GiB | 59.6-61.9 ms for selecting at 128K against 59.6-62.7 in two runs | as it is |
+| unions: places by a scan over a whole tile | 3.9 ms of 128K queries | lines of 8 keys, loads ahead: 2.0 |
+| unions: scratch of 48, 64 or 96 MiB | marking 3.9, 5.9, 8.6 ms | 28 MiB, half of the cache: 2.6 |
+| dense divergence: the bits of heads by shifting signs, a sixth fewer instructions | scores 4.7 ms against 4.3-4.7 | no gain |
+| dense divergence: three programs a multiprocessor, or 8 warps | attention of all heads 17.3 and 15.4-21.8 ms against 14.0; scores 9.2 and 4.8 against 4.7 | no |
 | gradient of keys: no atomic additions at all (wrong results) | 2.28 ms against 2.33 | atomics are no longer the limit; latency between four products is |
 """
 
 
-def page(runs: list[dict]) -> str:
-    """The page of evidence."""
+def page(runs: list[dict], other: dict | None = None) -> str:
+    """The page of evidence.
+
+    Args:
+        runs: What was measured.
+        other: An earlier run on another card, whose ratios stand beside those of the bars.
+    """
     lines = [
         "# Sparse attention on a GPU",
         "",
@@ -124,17 +142,22 @@ def page(runs: list[dict]) -> str:
         "",
         "## Against the bars",
         "",
-        "| item | L | U/k | at least | measured | |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        f"| item | L | U/k | at least | measured | | {'' if other is None else _of(other)} |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for item, length, pattern, bar in BARS:
         row = find(runs, item, length, pattern)
         cells = f"| {item} | {length}K | {pattern or ''} | {bar:g}x |"
+        beside = None if other is None else find([other], item, length, pattern)
+        last = f"{beside['ratio']:.2f}x" if beside and "ratio" in beside else ""
         if row is None or "ratio" not in row:
-            lines.append(f"{cells} not run | |")
+            lines.append(f"{cells} not run | | {last} |")
         else:
-            lines.append(f"{cells} {row['ratio']:.2f}x | {'reached' if row['ratio'] >= bar else 'missed'} |")
+            reached = "reached" if row["ratio"] >= bar else "missed"
+            lines.append(f"{cells} {row['ratio']:.2f}x | {reached} | {last} |")
     lines += ["", "Why bars were missed:", "", REASONS.rstrip()]
+    if other is not None:
+        lines += ["", "The last column is an earlier run on another card, with the kernels of its commit."]
     checks = {name: value for run in runs for name, value in run["checks"].items()}
     if checks:
         lines += ["", "## Right", "", "| check | found |", "| --- | ---: |"]
@@ -157,3 +180,7 @@ def page(runs: list[dict]) -> str:
     lines += ["", "## All figures", "", table([row for run in runs for row in run["rows"]])]
     lines += ["", "## Tried and lost", "", LOST]
     return "\n".join(lines)
+
+
+def _of(run: dict) -> str:
+    return f"{run['facts']['card']}, commit {run['facts']['commit']}"

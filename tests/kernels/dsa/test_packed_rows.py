@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, visible_keys
+from keyekit_kernels.dsa.packed_rows import check_lengths, cut_chunks, cut_tiles, remembered, visible_keys
 
 QUERIES, KEYS = (5, 0, 1, 9), (8, 3, 1, 9)
 
@@ -74,3 +74,22 @@ def test_a_chunk_is_as_large_as_the_budget_lets_it_be() -> None:
 def test_wrong_lengths_are_named(queries, keys, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_lengths(queries, keys, 3, 4)
+
+
+def test_what_lengths_give_is_made_once_and_can_be_learnt_from_wherever_it_was_asked_first() -> None:
+    made = []
+
+    @remembered
+    def ask(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        made.append(lengths)
+        return torch.tensor(lengths, dtype=torch.float32, device=device)
+
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        first = ask((1, 2), device)
+    assert ask((1, 2), device) is first
+    assert ask((2, 1), device).tolist() == [2.0, 1.0]
+    assert made == [(1, 2), (2, 1)]
+    weight = torch.ones(2, requires_grad=True)
+    (weight * first).sum().backward()  # a tensor of inference mode could not be kept for this
+    assert weight.grad is not None and weight.grad.tolist() == [1.0, 2.0]
