@@ -92,4 +92,5 @@ def test_what_lengths_give_is_made_once_and_can_be_learnt_from_wherever_it_was_a
     assert made == [(1, 2), (2, 1)]
     weight = torch.ones(2, requires_grad=True)
     (weight * first).sum().backward()  # a tensor of inference mode could not be kept for this
-    assert weight.grad is not None and weight.grad.tolist() == [1.0, 2.0]
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1.0, 2.0]
