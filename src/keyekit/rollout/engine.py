@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from keyekit.data.encode import SampleEncoder
+from keyekit.data.encode import EncodedSample, SampleEncoder
 from keyekit.models.sampling import Sampler
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.rollout.trajectory import Prompt, Trajectory
@@ -59,6 +59,13 @@ class RolloutEngine(ABC):
         """Take note of the weights as they are; called on all ranks together at the beginning of a round.
 
         Until the next call they do not change, and ranks may call :meth:`rollout` in numbers of their own.
+        """
+
+    def check(self, encoded: EncodedSample) -> None:  # noqa: B027
+        """Refuse a prompt that the engine cannot answer; loaders ask for each of theirs when they are made.
+
+        Raises:
+            ValueError: Naming the prompt, and what to change.
         """
 
     @abstractmethod

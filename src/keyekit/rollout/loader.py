@@ -42,7 +42,8 @@ class RolloutLoader(StatefulLoader):
         recorded: Whether packs bring the choices of routers and indexers, which the engine has to record.
 
     Raises:
-        ValueError: If there are fewer prompts than a round takes on all ranks, or a number is not positive.
+        ValueError: If there are fewer prompts than a round takes on all ranks, a number is not positive, or there is a prompt
+            that the engine cannot answer.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class RolloutLoader(StatefulLoader):
             raise ValueError(
                 f"a round takes {rounds.prompts} prompts on each of {rank_and_world()[1]} ranks, there are {len(prompts)}"
             )
+        for encoded in prompts.encoded:
+            rounds.engine.check(encoded)
         self._places = {encoded.sample.id: place for place, encoded in enumerate(prompts.encoded)}
         self._drawn = 0  # prompts that this rank has asked
         self._made = 0  # rounds

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from keyekit.data.encode import EncodedSample
 from keyekit.models.vision_language import VisionLanguageModel
 from keyekit.rollout.engine import RolloutEngine, RolloutSpec
 from keyekit.rollout.native import NativeEngine
@@ -50,15 +51,27 @@ class LowerPrecision(RolloutEngine):
         self.copy = _cast(deepcopy(spec.network).eval().requires_grad_(False), kind)
         self.engine = engine(replace(spec, network=self.copy))
 
+    def prepare(self) -> None:
+        """See :class:`~keyekit.rollout.engine.RolloutEngine`; the copy follows the weights first."""
+        self._follow()
+        self.engine.prepare()
+
+    def check(self, encoded: EncodedSample) -> None:
+        """See :class:`~keyekit.rollout.engine.RolloutEngine`: what the engine over the copy cannot answer."""
+        self.engine.check(encoded)
+
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`~keyekit.rollout.engine.RolloutEngine`; the copy follows the weights first."""
+        self._follow()
+        return self.engine.rollout(prompts, responses, seed)
+
+    def _follow(self) -> None:
         sources, targets = self.spec.network.state_dict(), self.copy.state_dict()
         with torch.no_grad():
             for name, target in targets.items():
                 eight = self.rounds and target.dim() > 1 and target.is_floating_point()
                 target.copy_(_rounded(sources[name]) if eight else sources[name])
         self.copy.to(self.spec.network.decoder.lm_head.weight.device)
-        return self.engine.rollout(prompts, responses, seed)
 
 
 def _cast(network: VisionLanguageModel, dtype: torch.dtype) -> VisionLanguageModel:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from keyekit.data.deadline import Deadline
-from keyekit.data.encode import EncodedReply, SampleEncoder
+from keyekit.data.encode import EncodedReply, EncodedSample, SampleEncoder
 from keyekit.data.errors import BadData
 from keyekit.data.location import Location, opened_image
 from keyekit.data.sample import ContentItem, Message
@@ -66,6 +66,10 @@ class TurnEngine(RolloutEngine):
     def prepare(self) -> None:
         """See :class:`RolloutEngine`."""
         self.engine.prepare()
+
+    def check(self, encoded: EncodedSample) -> None:
+        """See :class:`RolloutEngine`: what the engine below cannot answer."""
+        self.engine.check(encoded)
 
     def rollout(self, prompts: Sequence[Prompt], responses: int, seed: int) -> list[list[Trajectory]]:
         """See :class:`RolloutEngine`; a response is missing where the engine lost one of its turns.

@@ -216,3 +216,19 @@ def test_too_few_prompts_are_refused(prompt_maker) -> None:
     rounds = loader(prompt_maker, model()).rounds
     with pytest.raises(ValueError, match="a round takes 4 prompts on each of 1 ranks, there are 3"):
         RolloutLoader(Prompts(prompt_maker, 3), rounds, "token")
+
+
+class Picky(NativeEngine):
+    """Answers one prompt less than there are."""
+
+    def check(self, encoded) -> None:
+        if encoded.sample.id == "p5":
+            raise ValueError("p5 has a video that cannot be sent")
+
+
+def test_a_prompt_that_the_engine_cannot_answer_is_refused_before_the_first_round(prompt_maker) -> None:
+    engine = Picky(RolloutSpec(tiny_vision_language_model(), (), 4))
+    rounds = SimpleNamespace(prompts=2, engine=engine)
+    with pytest.raises(ValueError, match="p5 has a video"):
+        RolloutLoader(Prompts(prompt_maker), rounds, "token")
+    assert len(RolloutLoader(Prompts(prompt_maker, 4), rounds, "token")) == 2

@@ -45,3 +45,29 @@ def test_eight_bits_hold_less_than_sixteen(prompts) -> None:
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(ValueError, match="choose bfloat16, float16 or float8"):
         LowerPrecision(RolloutSpec(tiny_vision_language_model(), (), 4), dtype="int8")
+
+
+class Told(NativeEngine):
+    """Remembers what it was told, and answers no prompt with a picture."""
+
+    def __init__(self, spec: RolloutSpec) -> None:
+        super().__init__(spec)
+        self.seen: list[float] = []
+
+    def prepare(self) -> None:
+        self.seen.append(self.spec.network.decoder.lm_head.weight.flatten()[0].item())
+
+    def check(self, encoded) -> None:
+        raise ValueError(f"{encoded.sample.id} cannot be answered")
+
+
+def test_the_engine_over_the_copy_is_told_of_new_weights_and_asked_what_it_answers(prompts) -> None:
+    network = tiny_vision_language_model().eval()
+    engine = LowerPrecision(RolloutSpec(network, (), 4), engine=Told)
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            network.decoder.lm_head.weight.fill_(value)
+        engine.prepare()
+    assert engine.engine.seen == [1.0, 2.0]
+    with pytest.raises(ValueError, match="cannot be answered"):
+        engine.check(prompts[0].encoded)
