@@ -39,7 +39,7 @@ DSA = [
 ]
 WARM_START = "runs/quickstart-vision/1"
 """The warm start in the commands that are shown; what runs starts from that of the experiment ``quickstart``."""
-SCRIPTS = ("pretraining", "align", "reinforce", "distil", "equalities", "kills")
+SCRIPTS = ("pretraining", "posttraining", "align", "reinforce", "distil", "equalities", "kills")
 """Scripts beside this one that run their own processes and write their own pages."""
 
 

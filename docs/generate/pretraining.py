@@ -47,12 +47,13 @@ def perform(name: str) -> dict[str, Any]:
         "commit": report["commit"],
         "cores": report["cores"],
         "stages": {
-            stage: _reduced(ROOT / "runs" / name / stage, content) for stage, content in report["stages"].items()
+            stage: reduced(ROOT / "runs" / name / stage, content) for stage, content in report["stages"].items()
         },
     }
 
 
-def _reduced(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+def reduced(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What pages need of a stage: its checks, and facts of its run."""
     summary = _json(folder / "summary.json")
     config = folder / "config.yaml"
     seed = yaml.safe_load(config.read_text())["seed_everything"] if config.exists() else None
@@ -95,7 +96,7 @@ def page(name: str, result: dict[str, Any]) -> str:
         _duration(result),
         "",
         *([result["note"], ""] if "note" in result else []),
-        *_checks(stages),
+        *checks(stages),
         "",
         "*Before* is what the last column says: chance, the same stage with blank pictures, another stage, or the mean of a "
         "merge's parents. Everything is measured on held-out images, clips and questions.",
@@ -113,9 +114,9 @@ def page(name: str, result: dict[str, Any]) -> str:
         "",
         "## The runs",
         "",
-        *_runs(stages),
+        *runs(stages),
         "",
-        f"{_commit(result['commit'])}; torch {facts['versions']['torch']}, Python {facts['versions']['python']}; "
+        f"{commit(result['commit'])}; torch {facts['versions']['torch']}, Python {facts['versions']['python']}; "
         f"{facts['device']['name']}, {result['cores']} cores.",
         "",
     ]
@@ -133,12 +134,14 @@ def _duration(result: dict[str, Any]) -> str:
     return f"{seconds} seconds from nothing, clips and images included; the bar is {_LIMIT}{late}."
 
 
-def _commit(described: str | None) -> str:
-    commit = (described or "unknown").rstrip("+")
-    return f"commit `{commit[:12]}`" + (" with local changes" if described != commit else "")
+def commit(described: str | None) -> str:
+    """A commit in words."""
+    name = (described or "unknown").rstrip("+")
+    return f"commit `{name[:12]}`" + (" with local changes" if described != name else "")
 
 
-def _checks(stages: dict[str, Any]) -> list[str]:
+def checks(stages: dict[str, Any]) -> list[str]:
+    """The table of checks."""
     rows = ["| stage | what | before | after | bar | | before is |", "| --- | --- | ---: | ---: | --- | --- | --- |"]
     for name, stage in stages.items():
         for check in stage["checks"]:
@@ -168,7 +171,8 @@ def _answered(metrics: dict[str, float], task: str) -> str:
     return f"{metrics[f'{task}/accuracy']:.3f} ({metrics[f'{task}/blind_accuracy']:.3f})"
 
 
-def _runs(stages: dict[str, Any]) -> list[str]:
+def runs(stages: dict[str, Any]) -> list[str]:
+    """The table of runs."""
     rows = ["| stage | steps | seed | parameters trained | fit (s) | test (s) | whole (s) |", "| --- |" + " ---: |" * 6]
     for name, stage in stages.items():
         trained = f"{stage['trainable_parameters']:,} of {stage['parameters']:,}" if stage.get("fit_seconds") else ""
