@@ -53,7 +53,7 @@ _BOUND_MANY = {"num_warps": 16, "maxnreg": 64}
 _COLLECT = {"num_warps": 8, "maxnreg": 80}
 """Three programs fit on a multiprocessor, which is worth more than what spills."""
 _FEW = {"num_warps": 16}
-"""Its launch for few rows, whose programs have a multiprocessor for themselves."""
+"""Launch of the bound and of the selection for few rows, whose programs have a multiprocessor for themselves."""
 _FEW_ROWS = 132
 """Rows that leave multiprocessors idle: several programs collect the keys of each."""
 _SLICES = 8
