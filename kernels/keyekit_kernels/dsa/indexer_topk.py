@@ -15,6 +15,9 @@ from keyekit_kernels.dsa import reference
 
 __all__ = ["IndexerTopK", "index_topk_operator", "keep_selections"]
 
+_PRODUCTS = 2**24
+"""Most products of queries and keys that exist at a time while sequences decode together: 64 MiB."""
+
 
 class IndexerTopK(torch.autograd.Function):
     """The keys of each query by the lightning indexer; never differentiated.
@@ -83,8 +86,10 @@ def keep_selections() -> tuple[AbstractContextManager, AbstractContextManager]:
 def _select(
     query: Tensor, key: Tensor, gate: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int], topk: int
 ) -> Tensor:
-    """The definition, one sequence after the other."""
+    """The definition, one sequence after the other, or many at a time while each decodes one token."""
     width = min(topk, max(key_lengths, default=0))
+    if query_lengths and set(query_lengths) == {1}:
+        return _select_one_each(query, key, gate, key_lengths, width)
     selected = torch.full((query.shape[0], width), -1, dtype=torch.int32, device=query.device)
     query_starts, key_starts = (0, *accumulate(query_lengths)), (0, *accumulate(key_lengths))
     for sequence, (num_queries, num_keys) in enumerate(zip(query_lengths, key_lengths, strict=True)):
@@ -97,3 +102,20 @@ def _select(
         local = reference.select_topk(scores, visible, topk)
         selected[rows, : local.shape[1]] = torch.where(local < 0, local, local + start)
     return selected
+
+
+def _select_one_each(query: Tensor, key: Tensor, gate: Tensor, key_lengths: Sequence[int], width: int) -> Tensor:
+    """The same for one query of each sequence, whose keys are padded to the longest sequence of a group."""
+    longest = max(key_lengths)
+    lengths = torch.tensor(key_lengths, device=query.device)
+    starts = lengths.cumsum(0) - lengths
+    place = torch.arange(longest, device=query.device)
+    selected = []
+    for group in torch.arange(len(key_lengths), device=query.device).split(
+        max(_PRODUCTS // (longest * query.shape[1]), 1)
+    ):
+        rows = (starts[group, None] + place).clamp(max=key.shape[0] - 1)
+        scores = reference.indexer_scores_of_pairs(query[group], key[rows], gate[group])
+        local = reference.select_topk(scores, lengths[group], width)
+        selected.append(torch.where(local < 0, local, local + starts[group, None].to(torch.int32)))
+    return torch.cat(selected)

@@ -14,6 +14,7 @@ __all__ = [
     "attention_over_selection",
     "attention_target",
     "indexer_scores",
+    "indexer_scores_of_pairs",
     "kl_over_selection",
     "scores_at",
     "select_topk",
@@ -36,6 +37,22 @@ def indexer_scores(query: Tensor, key: Tensor, gate: Tensor) -> Tensor:
     wide = torch.promote_types(query.dtype, torch.float32)
     products = torch.einsum("tid,sd->tis", query.to(wide), key.to(wide)).relu()
     # Keye-VL-2.0 sheet 4.1 item 6: scaled by indexer_dim ** -0.5 and by no power of the number of heads.
+    return torch.einsum("tis,ti->ts", products, gate.to(wide)) * query.shape[-1] ** -0.5
+
+
+def indexer_scores_of_pairs(query: Tensor, key: Tensor, gate: Tensor) -> Tensor:
+    """:func:`indexer_scores` where every query has keys of its own.
+
+    Args:
+        query: ``[T, I, indexer_dim]``.
+        key: ``[T, S, indexer_dim]``.
+        gate: ``[T, I]``.
+
+    Returns:
+        ``[T, S]`` scores.
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    products = torch.einsum("tid,tsd->tis", query.to(wide), key.to(wide)).relu()
     return torch.einsum("tis,ti->ts", products, gate.to(wide)) * query.shape[-1] ** -0.5
 
 

@@ -105,14 +105,18 @@ def split_by_sequence(selections: Sequence[LayerSelection], segments: Segments) 
         segments: The sequences.
     """
     lengths = list(segments.lengths)
-    starts = [0, *accumulate(segments.key_lengths)]
+    firsts = torch.tensor([0, *accumulate(segments.key_lengths)][:-1], dtype=torch.int32)
+    starts = firsts.repeat_interleave(torch.tensor(lengths))[:, None]
     parts: list[list[LayerSelection]] = [[] for _ in lengths]
     for layer in selections:
-        experts = [None] * len(lengths) if layer.experts is None else layer.experts.short().cpu().split(lengths)
-        keys = [None] * len(lengths) if layer.keys is None else layer.keys.int().cpu().split(lengths)
-        for part, start, chosen, selected in zip(parts, starts, experts, keys, strict=False):
-            relative = None if selected is None else torch.where(selected >= 0, selected - start, -1)
-            part.append(LayerSelection(experts=chosen, keys=relative))
+        experts = keys = [None] * len(lengths)
+        if layer.experts is not None:
+            experts = layer.experts.short().cpu().split(lengths)
+        if layer.keys is not None:
+            absolute = layer.keys.int().cpu()
+            keys = torch.where(absolute >= 0, absolute - starts, -1).split(lengths)
+        for part, chosen, selected in zip(parts, experts, keys, strict=True):
+            part.append(LayerSelection(experts=chosen, keys=selected))
     return [tuple(part) for part in parts]
 
 

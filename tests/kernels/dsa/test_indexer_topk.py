@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from keyekit_kernels import dsa
-from keyekit_kernels.dsa import indexer_topk
+from keyekit_kernels.dsa import indexer_topk, reference
 from keyekit_kernels.dsa.functional import IndexerTopK
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,3 +125,23 @@ def test_the_operator_declares_what_it_does() -> None:
     query, key, gate = indexer()
     arguments = (query, key, gate, list(LENGTHS), list(LENGTHS), 3, "torch")
     torch.library.opcheck(torch.ops.keyekit_dsa.index_topk.default, arguments)
+
+
+@pytest.mark.parametrize("products", [1, 60, 2**24])
+def test_sequences_that_decode_together_select_as_each_alone(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer_topk, "_PRODUCTS", products)
+    key_lengths = (5, 1, 12, 7)
+    query, _, gate = indexer((1,) * 4)
+    key = torch.randn(sum(key_lengths), 16, device=DEVICE)
+    key[2] = torch.nan
+    together = dsa.index_topk(query, key, gate, (1,) * 4, key_lengths, 6, "torch")
+    assert together.shape == (4, 6)
+    start = 0
+    for place, length in enumerate(key_lengths):
+        rows = slice(place, place + 1)
+        scores = reference.indexer_scores(query[rows], key[start : start + length], gate[rows])
+        alone = reference.select_topk(scores, torch.tensor([length], device=DEVICE), 6)[0]
+        assert [chosen - start for chosen in together[place].tolist() if chosen >= 0] == [
+            k for k in alone.tolist() if k >= 0
+        ]
+        start += length
