@@ -13,6 +13,7 @@ TREES = {ROOT / "src/keyekit": ROOT / "tests/keyekit", ROOT / "kernels/keyekit_k
 WITHOUT_OWN_TEST = {
     "src/keyekit/shapes.py": "a docstring",
     "kernels/keyekit_kernels/dsa/topk_registers.py": "device functions; tests/kernels/dsa/test_topk.py through the kernels",
+    "kernels/keyekit_kernels/dsa/topk_kernels.py": "device functions; tests/kernels/dsa/test_topk.py through select_topk",
     "src/keyekit/catalogue/entries.py": "two records; tests/keyekit/test_registry.py",
     "src/keyekit/catalogue/families.py": "a table; tests/keyekit/test_registry.py reads all of it",
     "src/keyekit/catalogue/models.py": "a table; tests/keyekit/test_registry.py reads all of it",
