@@ -60,12 +60,12 @@ BARS = (  # issue: DSA kernels: right, then fast
 REASONS = """\
 - *Layer forward at U/k 2.* At 128K the profiler finds 41 ms in the 16x64 indexer, 17 in top-k, 25 in attention and 6 in unions.
   The indexer is half of all: a head of a tile is 256 cycles of the tensor cores and 269 instructions for each of their
-  schedulers (215, and a sixteenth of the 864 at a tile's end), and takes 510 to 560 cycles: the three programs of a
-  multiprocessor wait for products together and then calculate together. The kernels in front and behind have become a third
-  faster since the run on the H200 (top-k 24.3 to 16.7 ms, unions 9.0 to 6.2), the indexer has not. Machines differ by two to three
+  schedulers (215, and a sixteenth of the 864 at a tile's end), and takes 510 to 560 cycles, as if the three programs of a
+  multiprocessor waited for products together and then calculated together. The kernels in front and behind have become a third
+  faster since dac85bd (top-k 24.3 to 16.7 ms, unions 9.0 to about 6.2, all on H100), the indexer has not. Machines differ by two to three
   hundredths, dense attention included: three H100 gave 0.99, 1.07 and 0.95 (the last one before plans were remembered) at 32K,
-  1.64, 1.68 and 1.59 at 64K, 2.55, 2.52 and 2.45 at 128K. At 32K half a millisecond of the 13.3 is the host: until its first launch,
-  and after it has read how long the unions are.
+  1.64, 1.68 and 1.59 at 64K, 2.55, 2.52 and 2.45 at 128K. At 32K 1.2 of 13.8 ms pass without a kernel: before the first
+  launch, and after the host has read how long the unions are.
 - *KL dense.* With the attention's log-sum-exp known it takes 2.2 times a dense forward pass: at 32K 13.2 ms are the attention of
   all heads, 4.3 the indexer's scores, 4.9 and 5.1 the gradients. The first alone has 5.6 ms of products at the best rate seen and
   5.1 ms of exponentials, which take turns: its two programs a multiprocessor are all that registers leave room for, and with
@@ -103,7 +103,7 @@ LOST = """\
 | indexer: x + abs(x) in place of the maximum, which runs at half rate; NaN by a maximum; no mask off the diagonal | 0.202, 0.205, 0.198 against 0.203e12 | the adders are not the limit |
 | indexer: programs of 4, 16 or 32 tiles; workspace of 0.75 to 1.75 GiB | 59.6-61.9 ms for selecting at 128K against 59.6-62.7 in two runs | as it is |
 | unions: places by a scan over a whole tile | 3.9 ms of 128K queries | lines of 8 keys, loads ahead: 2.0 |
-| unions: scratch of 48, 64 or 96 MiB | marking 3.9, 5.9, 8.6 ms | 28 MiB, half of the cache: 2.6 |
+| unions: scratch of 48, 64 or 96 MiB | marking 3.9, 5.9, 8.6 ms | 24 and 32 MiB take 2.5 and 2.7: 28, half of the cache |
 | dense divergence: the bits of heads by shifting signs, a sixth fewer instructions | scores 4.7 ms against 4.3-4.7 | no gain |
 | dense divergence: three programs a multiprocessor, or 8 warps | attention of all heads 17.3 and 15.4-21.8 ms against 14.0; scores 9.2 and 4.8 against 4.7 | no |
 | gradient of keys: no atomic additions at all (wrong results) | 2.28 ms against 2.33 | atomics are no longer the limit; latency between four products is |

@@ -277,7 +277,7 @@ def queries_of_run(launch: Launch) -> int:
 
 
 def indexer_launch(query: Tensor) -> Launch:
-    """The table's parameters for indexer queries of a dtype."""
+    """The table's parameters for indexer queries ``[T, I, indexer_dim]``, by their device and dtype."""
     return _INTERPRETED if query.device.type == "cpu" else _TABLE[query.dtype]
 
 
